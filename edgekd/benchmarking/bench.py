@@ -1,0 +1,167 @@
+"""The verb `bench`: how fast models are and what memory they take, on a device."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgekd.benchmarking.conditions import judge
+from edgekd.benchmarking.plan import make_plan
+from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
+from edgekd.benchmarking.statistics import paired_ratio
+from edgekd.errors import UsageError
+from edgekd.progress import SILENT
+from edgekd.text import counted, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgekd.benchmarking.plan import Entry, Plan
+    from edgekd.drivers import Driver
+    from edgekd.progress import Progress
+
+RUNNER = Path(__file__).with_name("runner.py")
+_SEED = 0
+
+# What the runner says of one block; see the head of runner.py for the keys.
+Block = dict[str, Any]
+
+
+def bench(
+    models: Sequence[str | Path],
+    *,
+    device: str = "local",
+    threads: Sequence[int] = (1,),
+    duration_s: float | None = None,
+    runs: int | None = None,
+    repeats: int = 4,
+    data: str | Path | None = None,
+    dims: Mapping[str, int] | None = None,
+    progress: Progress = SILENT,
+) -> BenchResult:
+    """Measure models on a device: latency with bounds, and memory by phase.
+
+    Every model is first tried on the device, once. Then each of `repeats` blocks of each model is measured in a
+    fresh process, the models interleaved. Latencies are pooled over the blocks; memory is their median.
+
+    Args:
+        models: ONNX files. The first is the one that others are compared with.
+        device: Name of a device profile.
+        threads: Numbers of intra-op threads to measure each model with.
+        duration_s: Time of the timed runs of one model in seconds, over all its blocks; None is 2 s, unless
+            `runs` is given. At least 7 runs are timed, the least that bound a median.
+        runs: Number of timed runs of one model over all its blocks, instead of a time. If it is below `repeats`
+            there are fewer blocks.
+        repeats: Blocks of each model; even, so that every model comes first as often.
+        data: An .npz file with arrays named like the models' inputs, of which the first rows are used. None: made
+            up from the declared types (floats normal, integers 0 or 1, masks of ones).
+        dims: Sizes of dynamic axes by name; others are 1.
+        progress: Hears of every block.
+
+    Raises:
+        UsageError: an argument is impossible, or no model has an axis that `dims` names.
+        ModelError: a model is missing, is not an ONNX file or does not run; before anything is measured.
+        DataError: `data` does not hold what a model takes.
+        DeviceError: the device failed.
+    """
+    from edgekd.devices import load_profile
+
+    profile = load_profile(device)
+    plan = make_plan(
+        models, threads=threads, duration_s=duration_s, runs=runs, repeats=repeats, data=data, dims=dims or {}
+    )
+    with profile.open() as driver:
+        _rehearse(driver, plan, device)
+        before, start = driver.probe(), time.monotonic()
+        blocks = _measure(driver, plan, device, progress)
+        elapsed_s, after = time.monotonic() - start, driver.probe()
+    conditions = judge(
+        before,
+        after,
+        own_cpu_s=sum(block["cpu_s"] for own in blocks for block in own),
+        elapsed_s=elapsed_s,
+        onnxruntime=blocks[0][0]["onnxruntime"],
+    )
+    target = before.target if profile.target == "auto" else profile.target
+    return BenchResult(
+        device=Device(name=device, target=target), conditions=conditions, models=_summarise(plan, blocks)
+    )
+
+
+def _rehearse(driver: Driver, plan: Plan, device: str) -> None:
+    """Load and run every model once on the device, so that a faulty one is found before anything is measured."""
+    known: set[str] = set()
+    for entry in {entry.path: entry for entry in plan.entries}.values():
+        known.update(_run(driver, plan, entry, device, rehearsal=True)["dynamic_axes"])
+    for name in plan.dims:
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"no model has a dynamic axis {name!r}{nearest(name, known)}; named axes: {has}")
+
+
+def _measure(driver: Driver, plan: Plan, device: str, progress: Progress) -> list[list[Block]]:
+    """Measure all blocks in the order of the plan; return them by entry."""
+    blocks: list[list[Block]] = [[] for _ in plan.entries]
+    order = plan.order()
+    with progress.task("bench", len(order)) as task:
+        for repetition, index in order:
+            entry = plan.entries[index]
+            blocks[index].append(_run(driver, plan, entry, device, repetition=repetition))
+            task.advance(note=f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}")
+    return blocks
+
+
+def _run(
+    driver: Driver, plan: Plan, entry: Entry, device: str, *, repetition: int = 0, rehearsal: bool = False
+) -> Block:
+    from edgekd.drivers.jobs import run_job
+
+    job = {
+        "model": driver.push(Path(entry.path)),
+        "sha256": entry.sha256,
+        "threads": entry.threads,
+        "data": None if plan.data is None else driver.push(plan.data),
+        "dims": dict(plan.dims),
+        "seed": _SEED,
+        "runs": plan.runs[repetition],
+        "duration_s": plan.duration_s,
+        "rehearsal": rehearsal,
+    }
+    subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {device}"}
+    return run_job(driver, RUNNER, job, subjects)
+
+
+def _summarise(plan: Plan, blocks: Sequence[Sequence[Block]]) -> tuple[ModelResult, ...]:
+    results: list[ModelResult] = []
+    first: dict[int, ModelResult] = {}
+    for entry, own in zip(plan.entries, blocks, strict=True):
+        result = _summarise_one(entry, own, first.get(entry.threads))
+        first.setdefault(entry.threads, result)
+        results.append(result)
+    return tuple(results)
+
+
+# Times are rounded to 1e-6 ms, which is the clock's own unit.
+def _summarise_one(entry: Entry, blocks: Sequence[Block], first: ModelResult | None) -> ModelResult:
+    medians = tuple(round(median(block["samples_ms"]), 6) for block in blocks)
+    return ModelResult(
+        path=entry.path,
+        sha256=entry.sha256,
+        threads=entry.threads,
+        inputs=blocks[0]["inputs"],
+        repetitions=len(blocks),
+        load_ms=round(median(block["load_ms"] for block in blocks), 6),
+        first_run_ms=round(median(block["first_run_ms"] for block in blocks), 6),
+        latency_ms=Latency.of([sample for block in blocks for sample in block["samples_ms"]]),
+        block_p50_ms=medians,
+        warmed_up=all(block["warm_up"]["steady"] for block in blocks),
+        memory_bytes={phase: _median_bytes(blocks, phase) for phase in blocks[0]["memory_bytes"]},
+        ratio_to_first=None if first is None else paired_ratio(medians, first.block_p50_ms or ()),
+    )
+
+
+def _median_bytes(blocks: Sequence[Block], phase: str) -> int | None:
+    known = [block["memory_bytes"][phase] for block in blocks]
+    return None if None in known else round(median(known))

@@ -1,0 +1,110 @@
+"""What a benchmark does, from what its caller asked for: which models, in which order, how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekd.artifact import sha256_file
+from edgekd.benchmarking.statistics import runs_needed
+from edgekd.errors import DataError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DEFAULT_DURATION_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model with one number of threads."""
+
+    path: str
+    sha256: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Settings that took effect.
+
+    Attributes:
+        entries: What is measured.
+        repeats: Blocks of each entry; a block is one repetition, in a fresh process.
+        duration_s: Least time of the timed runs of one block, in seconds.
+        runs: Least number of timed runs of the blocks of each repetition.
+        data: An .npz with the inputs, or None.
+        dims: Sizes of dynamic axes by name.
+    """
+
+    entries: tuple[Entry, ...]
+    repeats: int
+    duration_s: float
+    runs: tuple[int, ...]
+    data: Path | None
+    dims: Mapping[str, int]
+
+    def order(self) -> list[tuple[int, int]]:
+        """Return the blocks as (repetition, index of the entry) in the order of time: A B, B A, A B, ...
+
+        Neighbours in time make a pair, and each comes first equally often, so slow drift of the machine does not
+        favour any.
+        """
+        forth = range(len(self.entries))
+        return [
+            (repetition, index)
+            for repetition in range(self.repeats)
+            for index in (forth if repetition % 2 == 0 else reversed(forth))
+        ]
+
+
+def make_plan(
+    models: Sequence[str | Path],
+    *,
+    threads: Sequence[int],
+    duration_s: float | None,
+    runs: int | None,
+    repeats: int,
+    data: str | Path | None,
+    dims: Mapping[str, int],
+) -> Plan:
+    """Check what `bench` was asked for and settle what it left open.
+
+    Raises:
+        UsageError: an argument is impossible.
+        ModelError, DataError: a file is missing or cannot be read.
+    """
+    paths = [models] if isinstance(models, str | Path) else models
+    _check(bool(paths), "no model to measure")
+    _check(bool(threads) and all(count >= 1 for count in threads), f"threads: expected 1 or more, got {threads}")
+    _check(duration_s is None or runs is None, "give either a duration or a number of runs, not both")
+    _check(
+        duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}"
+    )
+    _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")
+    _check(repeats >= 2 and repeats % 2 == 0, f"repeats: expected an even number from 2 on, got {repeats}")
+    for name, size in dims.items():
+        _check(size >= 1, f"size of the axis {name!r}: expected 1 or more, got {size}")
+    if data is not None and not Path(data).is_file():
+        raise DataError(f"{data}: no such file; expected an .npz")
+    files = [(str(path), sha256_file(Path(path), ModelError)) for path in paths]
+    if runs is not None and runs < repeats:
+        repeats = max(1, runs // 2 * 2)
+    total = runs or runs_needed(0.5)
+    return Plan(
+        entries=tuple(
+            Entry(path=path, sha256=sha256, threads=count) for count in threads for path, sha256 in files
+        ),
+        repeats=repeats,
+        duration_s=0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats,
+        runs=tuple(total // repeats + (block < total % repeats) for block in range(repeats)),
+        data=None if data is None else Path(data),
+        dims=dict(dims),
+    )
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise UsageError(otherwise)

@@ -1,0 +1,155 @@
+"""What a benchmark found, and its JSON form `edgekd.bench/1`.
+
+The fields of these classes are the keys of the JSON. A figure that could not be had is None: NaN never appears.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.benchmarking.conditions import Conditions  # noqa: TC001
+from edgekd.benchmarking.statistics import CONFIDENCE, PairedRatio, percentiles
+from edgekd.errors import DataError, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMA = "edgekd.bench/1"
+_FRACTIONS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where the models ran: the name of the profile, and the instruction set."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Percentiles of the latency of one inference, in ms, over all repetitions.
+
+    Attributes:
+        p50: The median.
+        p90, p95, p99: None where the sample is too small to bound them.
+        p50_upper, p90_upper, p95_upper, p99_upper: With `confidence` the true percentile is not above this; None
+            where the sample is too small.
+        samples: Number of timed runs.
+        confidence: That of the bounds.
+        runs_needed: For each percentile without a bound, the least number of timed runs that gives one.
+    """
+
+    p50: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    p50_upper: float | None
+    p90_upper: float | None
+    p95_upper: float | None
+    p99_upper: float | None
+    samples: int
+    confidence: float
+    runs_needed: Mapping[str, int]
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Latency:
+        """Summarise timed runs, shape (n,), in ms."""
+        found = dict(zip(_FRACTIONS, percentiles(samples_ms, list(_FRACTIONS.values())), strict=True))
+        numbers: dict[str, Any] = {name: _to_ns(percentile.estimate) for name, percentile in found.items()}
+        numbers |= {f"{name}_upper": _to_ns(percentile.upper) for name, percentile in found.items()}
+        return cls(
+            **numbers,
+            samples=len(samples_ms),
+            confidence=CONFIDENCE,
+            runs_needed={name: found[name].runs_needed for name in found if found[name].upper is None},
+        )
+
+
+def _to_ns(value_ms: float | None) -> float | None:
+    return None if value_ms is None else round(value_ms, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """One model with one number of threads.
+
+    Attributes:
+        path: The model as the caller named it.
+        sha256: Of the file that ran.
+        threads: Intra-op threads.
+        inputs: `dtype` and `shape` of what it was fed, by input name.
+        repetitions: Number of fresh processes.
+        load_ms: Time to create the session, in ms; median over the repetitions.
+        first_run_ms: Time of the first inference, in ms; median over the repetitions.
+        latency_ms: Timed runs of all repetitions.
+        block_p50_ms: Median of each repetition, in the order of time.
+        warmed_up: Whether every repetition was steady before it was timed.
+        memory_bytes: Resident memory by phase, in bytes, median over the repetitions: `interpreter`, `import`,
+            `session_peak`, `session`, `first_run`, `steady`, `peak`; None where the device does not tell. See
+            `edgekd/benchmarking/runner.py` for what they mean.
+        ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
+    """
+
+    path: str
+    sha256: str
+    threads: int
+    inputs: Mapping[str, Any]
+    repetitions: int
+    load_ms: float | None
+    first_run_ms: float | None
+    latency_ms: Latency | None
+    block_p50_ms: tuple[float, ...] | None
+    warmed_up: bool | None
+    memory_bytes: Mapping[str, int | None] | None
+    ratio_to_first: PairedRatio | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """What `bench` returns."""
+
+    device: Device
+    conditions: Conditions
+    models: tuple[ModelResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form `edgekd.bench/1`."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def read_result(path: str | Path) -> BenchResult:
+    """Read a file in the form `edgekd.bench/1`; keys it has besides are ignored.
+
+    Raises:
+        DataError: it cannot be read, or is not in that form; the message names the key.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    with reading(path, DataError, "benchmark result"):
+        data = Path(path).read_bytes()
+    try:
+        found = json.loads(data, parse_float=_finite, parse_constant=_finite)
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON file of finite numbers: {error}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{path}: expected a benchmark result (schema {SCHEMA!r}), found schema {schema!r}")
+    try:
+        return TypeAdapter(BenchResult).validate_json(data, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise DataError(f"{path}: {key}: {fault['msg']}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found {text}")
+    return value

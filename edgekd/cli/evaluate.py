@@ -1,0 +1,57 @@
+"""`edgekd evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekd.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("evaluate")
+@click.argument("model", type=options.FILE)
+@click.option("--data", required=True, metavar="DATA", help="An .npz, a folder of images, or RECIPE.toml#split.")
+@click.option("--reference", type=options.FILE, metavar="FP32.onnx", help="Compare with this model's answers.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="The gate against the reference: largest loss of top-1, or of agreement where there are no labels.",
+)
+@options.image_options
+@click.option("--device", default="local", show_default=True, metavar="NAME", help="Where the model runs.")
+@options.json_file
+def command(
+    model: Path,
+    data: str,
+    reference: Path | None,
+    max_drop: float | None,
+    contract: Path | None,
+    labels: str,
+    device: str,
+    json_path: Path | None,
+) -> None:
+    """Score an ONNX model on data: accuracy, and agreement with a reference."""
+    from edgekd.cli import ui
+    from edgekd.evaluation import evaluate
+    from edgekd.scoring import require_drop
+
+    if max_drop is not None and reference is None:
+        raise click.UsageError("--max-drop is measured against --reference FP32.onnx")
+    result = evaluate(
+        model,
+        data,
+        reference=reference,
+        contract=options.open_contract(contract),
+        labels=labels,
+        device=device,
+        progress=ui.progress(),
+    )
+    options.write_result(json_path, result.to_json())
+    click.echo(ui.evaluation_text(result.to_json()))
+    if max_drop is not None:
+        require_drop(result, max_drop, f"The model is at {model}.")

@@ -1,0 +1,39 @@
+"""`edgekd export`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekd.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("export")
+@click.argument("checkpoint", type=options.FILE)
+@click.option("--model", required=True, metavar="NAME", help="Architecture: a known name, or package.module:factory.")
+@click.option(
+    "--contract",
+    type=options.FILE,
+    metavar="FILE",
+    help="JSON: layout, size, colour, mean, std, labels. By default the checkpoint's own card.",
+)
+@click.option("--opset", type=click.IntRange(17, 20), default=18, show_default=True)
+@click.option("-o", "output", type=options.FILE, required=True, metavar="MODEL.onnx")
+def command(checkpoint: Path, model: str, contract: Path | None, opset: int, output: Path) -> None:
+    """Export a checkpoint to ONNX and compare the file with torch."""
+    from edgekd.artifact import card_path
+    from edgekd.cli import ui
+    from edgekd.data.contract import card_contract, read_contract
+    from edgekd.onnx_export import export_checkpoint
+
+    found = read_contract(contract) if contract is not None else card_contract(card_path(checkpoint))
+    exported = export_checkpoint(checkpoint, output, model=model, contract=found, opset=opset)
+    click.echo(
+        f"{output}: opset {exported.opset}, {ui.bytes_text(len(exported.content))}, differs from torch by at most "
+        f"{exported.parity.max_absolute:.2g} ({exported.parity.max_relative:.2g} of the range); "
+        f"{exported.flushed_subnormals} subnormal weights set to zero"
+    )

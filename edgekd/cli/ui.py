@@ -1,0 +1,208 @@
+"""What people see: progress on standard error, results on standard output. The only module that draws."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from edgekd.progress import Progress, Task
+
+PLAIN_EVERY_S = 10.0
+
+
+def progress() -> Progress:
+    """Return bars with time left on a terminal, plain lines elsewhere."""
+    return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+class _Bars:
+    """Progress bars, one step at a time."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Draw a bar while the step runs, and leave a line when it is done."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self._console) as bars:
+            yield _Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+
+    def note(self, message: str) -> None:
+        """Print a remark."""
+        self._console.print(message, style="dim", markup=False, highlight=False)
+
+
+class _Bar:
+    def __init__(self, bars: Any, number: Any) -> None:
+        self._bars = bars
+        self._number = number
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        """Move the bar."""
+        fields = {} if note is None else {"note": note}
+        self._bars.update(self._number, advance=units, **fields)
+
+
+class _Lines:
+    """Plain lines, for logs: a step's start, a sign of life every 10 s, its end."""
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Print when the step starts and ends."""
+        click.echo(f"{title} ...", err=True)
+        start = time.monotonic()
+        yield _Line(title, total, done)
+        click.echo(f"{title}: done in {time.monotonic() - start:.1f} s", err=True)
+
+    def note(self, message: str) -> None:
+        """Print a remark."""
+        click.echo(message, err=True)
+
+
+class _Line:
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._start = self._last = time.monotonic()
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        """Print now and then how far it is and what is left."""
+        self._done += units
+        now = time.monotonic()
+        if now - self._last < PLAIN_EVERY_S:
+            return
+        self._last = now
+        left_s = (now - self._start) / (self._done - self._first) * (self._total - self._done)
+        share = self._done / self._total
+        extra = f", {note}" if note else ""
+        click.echo(f"{self._title}: {share:.0%}, about {left_s:.0f} s left{extra}", err=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output; the first column is text, the others are numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    for number, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if number else "left", no_wrap=number == 0)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    Console(width=None if console.is_terminal else 140).print(drawn)
+
+
+def report_table(content: Mapping[str, Any]) -> None:
+    """Print the table a run ends with, and in words what it cost."""
+    columns = (
+        *("", "parameters", "file", "accuracy", "agrees with teacher"),
+        *("p50", "p90", "peak memory"),
+    )
+    rows = [
+        (
+            model["role"].replace("-", " "),
+            f"{model['parameters']:,}",
+            bytes_text(model["file_bytes"]),
+            share(model["top1"]),
+            share(model["agreement_teacher"]),
+            milliseconds(model["latency_ms"], "p50"),
+            milliseconds(model["latency_ms"], "p90"),
+            bytes_text((model["memory_bytes"] or {}).get("peak")),
+        )
+        for model in content["models"]
+    ]
+    device = content["device"]
+    table(
+        f"{content['name']}: {content['samples']:,} test samples, {device['name']} ({device['target']})",
+        columns,
+        rows,
+    )
+    models = {model["role"]: model for model in content["models"]}
+    teacher, int8 = models["teacher"], models["student-int8"]
+    click.echo(
+        f"The INT8 file is {teacher['file_bytes'] / int8['file_bytes']:.1f}x smaller than the teacher's and "
+        f"{100 * (teacher['top1'] - int8['top1']):.2f} points less accurate; it agrees with the fp32 student on "
+        f"{share(content['int8']['agreement_fp32'])} of the samples."
+    )
+    if content["conditions"]["verdict"] != "valid":
+        click.echo(f"Latency: {content['conditions']['verdict']}")
+
+
+def bytes_text(count: int | None) -> str:
+    """Return a size in the unit that fits, or `unavailable`."""
+    if count is None:
+        return "unavailable"
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def share(value: float | None) -> str:
+    """Return a share as per cent with two decimals, or `-`."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def milliseconds(latency: Mapping[str, float | None] | None, key: str) -> str:
+    """Return a percentile in ms, or `unavailable` where the device or the sample does not give it."""
+    value = None if latency is None else latency[key]
+    return "unavailable" if value is None else f"{value:.3g} ms"
+
+
+def evaluation_text(content: Mapping[str, Any]) -> str:
+    """Return the figures of an evaluation in a line."""
+    parts = [f"{content['samples']:,} samples"]
+    if content["top1"] is not None:
+        parts.append(f"top-1 {share(content['top1'])}")
+    if content["agreement"] is not None:
+        parts.append(f"agrees with the reference on {share(content['agreement'])}")
+        parts.append(f"SQNR {content['sqnr_db']:.1f} dB")
+    return ", ".join(parts)
+
+
+def bench_table(content: Mapping[str, Any]) -> None:
+    """Print latency and memory of every model."""
+    columns = ("model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory")
+    rows = [
+        (
+            model["path"],
+            str(model["threads"]),
+            milliseconds(model["latency_ms"], "p50"),
+            milliseconds(model["latency_ms"], "p90"),
+            milliseconds(model["latency_ms"], "p90_upper"),
+            "-" if model["ratio_to_first"] is None else f"{model['ratio_to_first']['median']:.3f}",
+            bytes_text((model["memory_bytes"] or {}).get("peak")),
+            bytes_text((model["memory_bytes"] or {}).get("steady")),
+        )
+        for model in content["models"]
+    ]
+    device = content["device"]
+    table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
+
+
+def facts(content: Mapping[str, Any]) -> None:
+    """Print names and values, one a line."""
+    width = max(len(name) for name in content)
+    for name, value in content.items():
+        click.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,17 @@
+"""Drivers: the ways to run something on a device, behind one protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from edgekd.drivers.local import LocalDriver
+from edgekd.drivers.protocol import UNAVAILABLE, Driver, Facts, Finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgekd.devices import DeviceProfile
+
+DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver}
+
+__all__ = ["DRIVERS", "UNAVAILABLE", "Driver", "Facts", "Finished"]

@@ -1,0 +1,48 @@
+"""Jobs: a script, a JSON file that goes in, a JSON file that comes out. On any device."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgekd.errors import DataError, DeviceError, ModelError, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgekd.drivers.protocol import Driver
+    from edgekd.errors import EdgekdError
+
+_KINDS: Final[dict[str, type[EdgekdError]]] = {"model": ModelError, "data": DataError, "device": DeviceError}
+
+
+def run_job(driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapping[str, str]) -> dict[str, Any]:
+    """Run a job on an open driver and return its result.
+
+    Args:
+        driver: Where it runs.
+        script: Takes the names of a job file and a result file. A result may be an error of some kind.
+        job: What to do, as JSON; paths in it are the device's.
+        subjects: What a message of each kind (`model`, `data`, `device`) begins with, such as the user's path.
+
+    Raises:
+        ModelError, DataError, DeviceError: as the script says, or `DeviceError` if it says nothing.
+    """
+    result_name = f"result-{uuid.uuid4().hex}.json"  # an earlier run's result can never pass for this one's
+    with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
+        job_file, result_file = Path(folder) / "job.json", Path(folder) / "result.json"
+        with writing(job_file):
+            job_file.write_text(json.dumps(job, allow_nan=False), encoding="utf-8")
+        finished = driver.run(driver.push(script), [driver.push(job_file), result_name])
+        try:
+            driver.pull(result_name, result_file)
+        except DeviceError as error:
+            raise DeviceError(f"{error}; exit status {finished.exit_code}, it said: {finished.log}") from error
+        result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+    if "error" in result:
+        kind, message = result["error"]["kind"], result["error"]["message"]
+        raise _KINDS[kind](f"{subjects[kind]}: {message}")
+    return result

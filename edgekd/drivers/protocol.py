@@ -1,0 +1,76 @@
+"""What a driver does: the only thing the stages and the benchmark know of a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a device says of itself at one moment. Text it does not tell is "unavailable", a number None.
+
+    Attributes:
+        target: Name of its instruction set (see `edgekd.targets`), or "unknown".
+        cpu_model: Name of its CPU.
+        logical_cores: Number of cores that the system schedules on.
+        governor: The CPU frequency governors in force, such as "performance".
+        load_average: Mean number of running tasks over the last minute.
+        busy_cpu_s: CPU time that all its processes have used since it started, in seconds.
+    """
+
+    target: str
+    cpu_model: str
+    logical_cores: int | None
+    governor: str
+    load_average: float | None
+    busy_cpu_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How a run ended: its exit status, and the end of what it printed."""
+
+    exit_code: int
+    log: str
+
+
+class Driver(Protocol):
+    """A way to a device, open within a `with` block: entering prepares it, leaving removes all it put there.
+
+    Every method raises `DeviceError` when the device cannot be reached or fails.
+    """
+
+    def __enter__(self) -> Self:
+        """Prepare the device."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the private folder and whatever still runs there."""
+
+    def prepare(self) -> None:
+        """Make a private folder on the device, and bring there what Python needs to run onnxruntime."""
+
+    def push(self, source: Path) -> str:
+        """Bring a file to the device and return where it is there. A file that is there already may stay."""
+
+    def run(self, script: str, arguments: Sequence[str]) -> Finished:
+        """Run a pushed Python script in the private folder until it ends.
+
+        Raises:
+            DeviceError: also when the script crashed or was killed; signal 9 probably means a lack of memory.
+        """
+
+    def pull(self, name: str, destination: Path) -> None:
+        """Fetch the file `name` of the private folder."""
+
+    def probe(self) -> Facts:
+        """Ask the device what it is and how busy it is."""

@@ -1,0 +1,58 @@
+"""The verb `evaluate`: what a model file answers.
+
+The file itself is judged, through onnxruntime with all optimizations on, as it will run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekd.artifact import sha256_file
+from edgekd.errors import ModelError, UsageError
+from edgekd.progress import SILENT, Progress
+from edgekd.runtime import open_model, open_samples, predict
+from edgekd.scoring import Evaluation, score
+
+if TYPE_CHECKING:
+    from edgekd.data import Contract
+    from edgekd.data.opening import DataLike
+
+
+def evaluate(
+    model: str | Path,
+    data: DataLike,
+    *,
+    reference: str | Path | None = None,
+    contract: Contract | None = None,
+    labels: str = "folder",
+    device: str = "local",
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Score a model file on data.
+
+    Args:
+        model: Any `.onnx` file.
+        data: An `.npz` file or a mapping (arrays named like the model's inputs, first axis = samples, optional
+            `labels`), a folder of images, or `RECIPE.toml#split`.
+        reference: The file to compare with, usually the fp32 one.
+        contract: How images become inputs; by default what the model's own metadata say.
+        labels: For a folder of images: `"folder"`, `"prefix"` or the name of a CSV file.
+        device: Where to run. The reference runs here.
+        progress: Listener.
+
+    Raises:
+        ModelError: a model is missing, damaged, or gives NaN.
+        DataError: the data is missing, damaged or does not fit the model.
+        UsageError: no such device.
+    """
+    if device != "local":
+        raise UsageError(f"unknown device {device!r}; known: local")
+    opened = open_model(model)
+    samples = open_samples(opened, data, contract=contract, labels=labels)
+    outputs = predict(opened, samples, title=f"evaluate {Path(model).name}", progress=progress)
+    expected = None
+    if reference is not None:
+        title = f"evaluate {Path(reference).name}"
+        expected = predict(open_model(reference), samples, title=title, progress=progress)
+    return score(str(model), sha256_file(Path(model), ModelError), outputs, samples.labels, expected)

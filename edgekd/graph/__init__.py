@@ -1,0 +1,1 @@
+"""ONNX passes, one a file. Each changes a model in place and says what it requires, ensures and returns."""

@@ -1,0 +1,36 @@
+"""Fold constants and batch normalisation, so that every layer to quantize stands as one node with its weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from edgekd.errors import ModelError
+from edgekd.runtime import open_model
+
+
+def fold(content: bytes, name: str) -> onnx.ModelProto:
+    """Return the model after onnxruntime's basic optimization, with shapes inferred.
+
+    Basic optimization is portable: it folds constants and batch normalisation and removes what does nothing,
+    and writes standard operators only.
+
+    Requires: a model that onnxruntime loads.
+    Ensures: no BatchNormalization behind a Conv; the types of all values known; metadata kept.
+
+    Raises:
+        ModelError: it cannot be loaded, or its shapes contradict each other.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        path = Path(folder) / "folded.onnx"
+        source = open_model(content, name=name, optimized_path=path)
+        model = onnx.load(path)
+    del model.metadata_props[:]
+    for key in sorted(source.metadata):
+        model.metadata_props.add(key=key, value=source.metadata[key])
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"{name}: its shapes contradict each other: {error}") from error

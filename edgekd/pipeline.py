@@ -1,0 +1,486 @@
+"""The whole way, in order: recipe, data, teacher, control, student, export, quantize, evaluate, bench, report.
+
+The only place that knows the order. Each stage gives one artifact, made once and reused while nothing it depends
+on changed. What a run was in the middle of when it was killed is made again; training continues from its last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.artifact import Artifact, Origin, canonical_json, find, locked_folder, rounded, store, write_json
+from edgekd.errors import GateError, require_extra
+from edgekd.progress import SILENT, Progress
+from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from edgekd.distillation.training import Checkpoints, Trained
+    from edgekd.scoring import Evaluation
+
+SCHEMA = "edgekd.run/1"
+PARITY_SAMPLES = 64
+TRAINING_LIBRARIES = ("numpy", "torch")
+EXPORT_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+RUNTIME_LIBRARIES = ("numpy", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What a run ended with.
+
+    Attributes:
+        folder: Where every artifact lies.
+        content: `report.json`, in the form of the contract `edgekd.run/1`.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """One mapping for each file: role, size, accuracy, latency, memory."""
+        models: Sequence[Mapping[str, Any]] = self.content["models"]
+        return models
+
+    def require_gate(self) -> None:
+        """Hold the INT8 file against the recipe's gate.
+
+        Raises:
+            GateError: it lost more accuracy than `quantize.max_drop` allows. Every file has been kept.
+        """
+        gate = self.content["gate"]
+        if gate["met"] is False:
+            raise GateError(
+                f"gate not met: the INT8 file's top-1 accuracy is {gate['drop']:.4f} below the fp32 student's, at "
+                f"most {gate['max_drop']:g} is allowed (quantize.max_drop). "
+                f"The best attempt is at {self.folder / 'student.int8.onnx'}."
+            )
+
+
+def run(
+    recipe: Recipe | str | Path,
+    output: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> RunReport:
+    """Turn a recipe into a verified INT8 model.
+
+    Args:
+        recipe: A TOML file, or settings.
+        output: The run's folder; `runs/<recipe name>` by default.
+        overrides: `"section.key=value"` each, for a recipe given as a file.
+        progress: Listener.
+
+    Returns:
+        The report. A missed accuracy gate is in it: `RunReport.require_gate` raises.
+
+    Raises:
+        EdgekdError: whatever stops it; finished stages stay, and running again continues.
+    """
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    with locked_folder(_folder(settings, output)) as folder:
+        return _Pipeline(settings, folder, progress).run()
+
+
+def distill_recipe(
+    recipe: Recipe | str | Path,
+    output: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> Artifact:
+    """Train teacher, control and student of a recipe, and return the student's weights; see `run`."""
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    with locked_folder(_folder(settings, output)) as folder:
+        return _Pipeline(settings, folder, progress).train()["student"]
+
+
+def _folder(settings: Recipe, output: str | Path | None) -> Path:
+    return Path(output) if output is not None else Path("runs") / settings.name
+
+
+class _Pipeline:
+    """The stages of one run, in one folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
+        from edgekd.data.splits import open_splits
+
+        require_extra("train", "torch")
+        self.recipe = recipe
+        self.folder = folder
+        self.progress = progress
+        self.splits = open_splits(recipe.data, recipe.seed)
+        self.contract = self.splits.contract
+        self.splits_artifact = self._share_out()
+
+    def run(self) -> RunReport:
+        weights = self.train()
+        models = {role: self.export(role, artifact) for role, artifact in weights.items()}
+        roles = {("student-fp32" if role == "student" else role): artifact for role, artifact in models.items()} | {
+            "student-int8": self.quantize(models["student"])
+        }
+        evaluation = self.evaluate(roles)
+        bench = self.bench(roles)
+        parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
+        content = self.report(roles, parameters, evaluation, bench)
+        write_json(self.folder / "report.json", content)
+        return RunReport(folder=self.folder, content=content)
+
+    def train(self) -> dict[str, Artifact]:
+        """Return the weights by role: teacher, control if asked for, student."""
+        weights = {"teacher": self.teacher()}
+        if self.recipe.distill.control:
+            weights["control"] = self.control()
+        weights["student"] = self.student(weights["teacher"])
+        return weights
+
+    def stage(self, file: str, origin: Origin, make: Callable[[], tuple[bytes, dict[str, Any]]]) -> Artifact:
+        """Return the artifact of that origin, from the folder or made now."""
+        path = self.folder / file
+        found = find(path, origin)
+        if found is not None:
+            self.progress.note(f"{origin.stage}: {file} is unchanged, reused")
+            return found
+        content, metrics = make()
+        return store(path, content, origin, metrics=metrics, extra={"contract": self.contract.to_json()})
+
+    def _share_out(self) -> Artifact:
+        origin = Origin(
+            stage="data",
+            settings={**self.recipe.data.effective(), "seed": self.recipe.seed},
+            parents={"source": self.splits.fingerprint},
+            libraries=("numpy",),
+        )
+        indices = {name: values.tolist() for name, values in self.splits.indices.items()}
+        counts = {name: len(values) for name, values in indices.items()}
+        return self.stage("splits.json", origin, lambda: (canonical_json(indices), {"samples": counts}))
+
+    def teacher(self) -> Artifact:
+        settings = self.recipe.teacher
+        checkpoint = settings.checkpoint
+        if checkpoint is not None:
+            return self._given_teacher(checkpoint)
+
+        def make(checkpoints: Checkpoints) -> Trained:
+            from edgekd.distillation.training import cross_entropy, train_network
+
+            return train_network(
+                self.build(settings),
+                self.splits.train,
+                self.splits.validation,
+                cross_entropy(settings.label_smoothing),
+                settings=settings,
+                augmentation=self._augmentation(),
+                seed=self.recipe.seed,
+                checkpoints=checkpoints,
+                title="train the teacher",
+                progress=self.progress,
+            )
+
+        return self._trained("teacher", settings, settings.effective(), {}, make, settings.checkpoint_s)
+
+    def _given_teacher(self, checkpoint: Path) -> Artifact:
+        from edgekd.artifact import sha256_file
+        from edgekd.errors import ModelError
+        from edgekd.models import count_parameters, dump_weights, load_weights
+
+        origin = Origin(
+            stage="teacher",
+            settings=self._architecture(self.recipe.teacher),
+            parents={"checkpoint": sha256_file(checkpoint, ModelError)},
+            libraries=TRAINING_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            module = self.build(self.recipe.teacher)
+            load_weights(module, checkpoint)
+            return dump_weights(module), {"parameters": count_parameters(module)}
+
+        return self.stage("teacher.safetensors", origin, make)
+
+    def control(self) -> Artifact:
+        settings = self.recipe.distill
+
+        def make(checkpoints: Checkpoints) -> Trained:
+            from edgekd.distillation.training import cross_entropy, train_network
+
+            return train_network(
+                self.build(self.recipe.student),
+                self.splits.train,
+                self.splits.validation,
+                cross_entropy(settings.label_smoothing),
+                settings=settings,
+                augmentation=self._augmentation(),
+                seed=self.recipe.seed,
+                checkpoints=checkpoints,
+                title="train the control (the student without a teacher)",
+                progress=self.progress,
+            )
+
+        taught = {"temperature", "alpha", "control"}
+        effective = {key: value for key, value in settings.effective().items() if key not in taught}
+        return self._trained("control", self.recipe.student, effective, {}, make, settings.checkpoint_s)
+
+    def student(self, teacher: Artifact) -> Artifact:
+        settings: DistillSettings = self.recipe.distill
+
+        def make(checkpoints: Checkpoints) -> Trained:
+            from edgekd.distillation.training import distill
+
+            return distill(
+                self.build(self.recipe.student),
+                self.load(self.recipe.teacher, teacher),
+                self.splits.train,
+                self.splits.validation,
+                settings=settings,
+                augmentation=self._augmentation(),
+                seed=self.recipe.seed,
+                checkpoints=checkpoints,
+                title="distil the student",
+                progress=self.progress,
+            )
+
+        effective = {key: value for key, value in settings.effective().items() if key != "control"}
+        parents = {teacher.path.name: teacher.sha256}
+        return self._trained("student", self.recipe.student, effective, parents, make, settings.checkpoint_s)
+
+    def _trained(
+        self,
+        role: str,
+        model: ModelSettings,
+        effective: Mapping[str, Any],
+        parents: Mapping[str, str],
+        make: Callable[[Checkpoints], Trained],
+        every_s: float,
+    ) -> Artifact:
+        from edgekd.distillation.training import Checkpoints
+        from edgekd.models import count_parameters, dump_weights
+
+        origin = Origin(
+            stage=role,
+            settings={**self._architecture(model), **effective, "seed": self.recipe.seed},
+            parents={"splits.json": self.splits_artifact.sha256, **parents},
+            libraries=TRAINING_LIBRARIES,
+        )
+        checkpoint = self.folder / "checkpoints" / f"{role}.pt"
+
+        def train() -> tuple[bytes, dict[str, Any]]:
+            trained = make(Checkpoints(path=checkpoint, key=origin.key, every_s=every_s))
+            return dump_weights(trained.module), {
+                "parameters": count_parameters(trained.module),
+                **trained.metrics(),
+            }
+
+        artifact = self.stage(f"{role}.safetensors", origin, train)
+        with suppress(OSError):
+            checkpoint.unlink()
+            checkpoint.parent.rmdir()
+        return artifact
+
+    def export(self, role: str, weights: Artifact) -> Artifact:
+        model: ModelSettings = self.recipe.teacher if role == "teacher" else self.recipe.student
+        digest = self._recipe_digest(without=("bench", "quantize"))
+        origin = Origin(
+            stage="export",
+            settings={**self._architecture(model), **self.recipe.export.effective(), "recipe": digest},
+            parents={weights.path.name: weights.sha256, "splits.json": self.splits_artifact.sha256},
+            libraries=EXPORT_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            from edgekd.onnx_export import export
+
+            self.progress.note(f"export: {role}")
+            real = self.splits.calibration.batch(range(min(PARITY_SAMPLES, len(self.splits.calibration))))
+            exported = export(
+                self.load(model, weights),
+                None,
+                contract=self.contract,
+                inputs=real[self.contract.input],
+                opset=self.recipe.export.opset,
+                metadata={"edgekd.recipe": digest},
+            )
+            return exported.content, exported.metrics()
+
+        return self.stage(f"{role}.onnx", origin, make)
+
+    def quantize(self, student: Artifact) -> Artifact:
+        from edgekd.quantization.static import quantize
+        from edgekd.targets import find_target
+
+        settings = self.recipe.quantize
+        target = find_target(settings.target).name
+        samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
+        effective = {"target": target, "samples": samples}
+        digest = self._recipe_digest(without=("bench",), quantize=effective)
+        origin = Origin(
+            stage="quantize",
+            settings={**effective, "recipe": digest},
+            parents={student.path.name: student.sha256, "splits.json": self.splits_artifact.sha256},
+            libraries=RUNTIME_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            quantized = quantize(
+                student.path,
+                self.splits.calibration,
+                None,
+                target=target,
+                samples=samples,
+                metadata={"edgekd.recipe": digest},
+                progress=self.progress,
+            )
+            return quantized.content, quantized.to_json()
+
+        return self.stage("student.int8.onnx", origin, make)
+
+    def evaluate(self, roles: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+        """Return the figures of each file on the test split, by role."""
+        origin = Origin(
+            stage="evaluate",
+            settings={"roles": list(roles)},
+            parents={a.path.name: a.sha256 for a in (*roles.values(), self.splits_artifact)},
+            libraries=RUNTIME_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            return (json.dumps(self._score(roles), indent=2) + "\n").encode(), {}
+
+        artifact = self.stage("evaluation.json", origin, make)
+        scores: dict[str, dict[str, Any]] = json.loads(artifact.path.read_bytes())
+        return scores
+
+    def _score(self, roles: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+        from edgekd import metrics
+        from edgekd.runtime import open_model, predict
+        from edgekd.scoring import score
+
+        test = self.splits.test
+        outputs = {
+            role: predict(open_model(a.path), test, title=f"evaluate {a.path.name}", progress=self.progress)
+            for role, a in roles.items()
+        }
+        scores = {}
+        for role, artifact in roles.items():
+            reference = outputs["student-fp32"] if role == "student-int8" else None
+            found: Evaluation = score(artifact.path.name, artifact.sha256, outputs[role], test.labels, reference)
+            agreement = rounded(metrics.agreement(outputs[role], outputs["teacher"]))
+            scores[role] = {**found.to_json(), "agreement_teacher": agreement}
+        return scores
+
+    def bench(self, roles: Mapping[str, Artifact]) -> dict[str, Any]:
+        """Return `bench.json`: measured now, or earlier on the same files and settings."""
+        from edgekd.benchmarking.bench import bench
+
+        settings = self.recipe.bench
+        origin = Origin(
+            stage="bench",
+            settings=settings.effective(),
+            parents={artifact.path.name: artifact.sha256 for artifact in roles.values()},
+            libraries=("numpy", "onnxruntime"),
+        )
+        path = self.folder / "bench.json"
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            earlier: dict[str, Any] = json.loads(path.read_bytes())
+            if earlier["origin"] == origin.key:
+                self.progress.note("bench: bench.json is unchanged, reused")
+                return earlier
+        result = bench(
+            [artifact.path for artifact in roles.values()],
+            device=settings.device,
+            threads=(settings.threads,),
+            duration_s=settings.duration_s,
+            repeats=settings.repeats,
+            progress=self.progress,
+        )
+        content = {**result.to_json(), "origin": origin.key}
+        write_json(path, content)
+        return content
+
+    def report(
+        self,
+        roles: Mapping[str, Artifact],
+        parameters: Mapping[str, int],
+        evaluation: Mapping[str, Mapping[str, Any]],
+        bench: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the content of `report.json`."""
+        models = [
+            {
+                "role": role,
+                "path": artifact.path.name,
+                "parameters": parameters[role.partition("-")[0]],
+                "file_bytes": artifact.path.stat().st_size,
+                "top1": evaluation[role]["top1"],
+                "agreement_teacher": evaluation[role]["agreement_teacher"],
+                "latency_ms": measured["latency_ms"],
+                "memory_bytes": measured["memory_bytes"],
+            }
+            for (role, artifact), measured in zip(roles.items(), bench["models"], strict=True)
+        ]
+        int8 = evaluation["student-int8"]
+        max_drop = self.recipe.quantize.max_drop
+        drop = round(int8["reference_top1"] - int8["top1"], 9)
+        return {
+            "schema": SCHEMA,
+            "name": self.recipe.name,
+            "models": models,
+            "samples": int8["samples"],
+            "int8": {"agreement_fp32": int8["agreement"], "sqnr_db": int8["sqnr_db"]},
+            "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},
+            "device": bench["device"],
+            "conditions": bench["conditions"],
+            "recipe": self.recipe.effective_sections(),
+        }
+
+    def build(self, model: ModelSettings) -> nn.Module:
+        """Return a new network, its weights drawn from the recipe's seed."""
+        import torch
+
+        from edgekd.models import build
+
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)
+            return build(
+                model.model,
+                classes=len(self.contract.labels),
+                shape=self.contract.shape,
+                arguments=model.arguments,
+            )
+
+    def load(self, model: ModelSettings, weights: Artifact) -> nn.Module:
+        """Return a network with an artifact's weights."""
+        from edgekd.models import load_weights
+
+        module = self.build(model)
+        load_weights(module, weights.path)
+        return module
+
+    def _architecture(self, model: ModelSettings) -> dict[str, Any]:
+        from edgekd.models import source_digest
+
+        digest = source_digest(model.model)
+        own = {} if digest is None else {"source": digest}
+        return {"model": model.model, "arguments": dict(model.arguments), **own}
+
+    def _augmentation(self) -> Any:
+        from edgekd.distillation.training import Augmentation
+
+        return Augmentation(crop_padding=self.recipe.data.crop_padding, flip=self.recipe.data.flip)
+
+    def _recipe_digest(self, *, without: Sequence[str], **effective: Any) -> str:
+        """Return the sha256 of the sections that decide a file: its recipe, in one word."""
+        sections = {**self.recipe.effective_sections(), **effective}
+        deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
+        return hashlib.sha256(canonical_json(deciding)).hexdigest()

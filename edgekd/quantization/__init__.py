@@ -1,0 +1,1 @@
+"""From an fp32 ONNX file to an INT8 one for a given target."""

@@ -1,0 +1,352 @@
+"""Recipes: one TOML file becomes typed settings, one class a stage.
+
+Settings are strict and frozen. Whatever is wrong with a recipe is said in one message that names the file, the
+key, the value found, what is allowed and, for an unknown key, the nearest known one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from edgekd.errors import RecipeError, reading
+from edgekd.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+
+def _part(value: object) -> object:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    share = isinstance(value, float) and 0 < value < 1
+    if not (whole or share):
+        raise ValueError("must be a share of the samples between 0 and 1, or a whole number of samples")
+    return value
+
+
+Count = Annotated[int, Field(ge=1)]
+Part = Annotated[int | float, BeforeValidator(_part)]
+PATH_KEYS = frozenset({"path", "checkpoint"})  # values of these are files, relative to the recipe's folder
+SPEED_KEYS = frozenset({"workers", "checkpoint_s", "cache_mb"})  # these change no result
+
+
+class Settings(BaseModel):
+    """The base of all settings: strict, frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def effective(self) -> dict[str, Any]:
+        """Return the settings that decide a result, as JSON data: no paths, those are known by their content."""
+        left_out = PATH_KEYS | SPEED_KEYS
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in left_out}
+
+
+class SplitSettings(Settings):
+    """How samples are shared out. All splits are disjoint, stratified by class and seeded."""
+
+    test: Part = 0.2
+    """The test split; not taken where the source brings its own (IDX files, `train/` and `test/` folders)."""
+    validation: Part = 0.1
+    """Chooses the best epoch."""
+    calibration: Part = 0.1
+    """Sets the ranges of the quantization."""
+    train: Count | None = None
+    """At most so many training samples; all that are left by default."""
+    crop_padding: int = Field(default=0, ge=0)
+    """Training images are shifted by up to so many pixels in each direction."""
+    flip: bool = False
+    """Training images are mirrored at random."""
+
+
+class DigitsData(SplitSettings):
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships."""
+
+    source: Literal["digits"]
+
+
+class ImageData(SplitSettings):
+    """What image sources share."""
+
+    path: Path
+    """A folder, relative to the recipe. `$NAME` is taken from the environment."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel in units of [0, 1]; measured on the training split by default."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Standard deviation of each channel, likewise."""
+    cache_mb: int = Field(default=512, ge=0)
+    """Decoded images are kept in memory if all of them fit into so many megabytes, else read when needed."""
+
+
+class IdxData(ImageData):
+    """The four IDX files of MNIST and its relatives, plain or `.gz`."""
+
+    source: Literal["idx"]
+    labels: tuple[str, ...] = ()
+    """Names of the classes; their numbers by default."""
+
+
+class ImageFolderData(ImageData):
+    """`<class>/<image>` files, with or without `train/` and `test/` above them."""
+
+    source: Literal["image-folder"]
+    size: tuple[Count, Count] | None = None
+    """Height and width the model takes; that of the first image by default."""
+    colour: Literal["RGB", "gray"] = "RGB"
+    """Colour order of the model's input."""
+    labels: str = "folder"
+    """Where the class is from: `"folder"` (sorted order), `"prefix"` (the number before `_` in the file name),
+    or the name of a CSV file (`file,label`) in that folder."""
+
+
+class NpzData(SplitSettings):
+    """An `.npz` file with `labels` and one array of samples: float32 as the model takes it, or uint8 images."""
+
+    source: Literal["npz"]
+    path: Path
+    """The file, relative to the recipe. `$NAME` is taken from the environment."""
+
+
+DataSettings = Annotated[DigitsData | IdxData | ImageFolderData | NpzData, Field(discriminator="source")]
+
+
+class ModelSettings(Settings):
+    """An architecture."""
+
+    model: str = Field(min_length=1)
+    """A known name such as `resnet20`, or a factory of your own: `package.module:function`."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of your own factory."""
+
+
+class TrainingSettings(Settings):
+    """How a network is trained."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    """The highest one: it rises linearly in the warm-up, then falls to zero on a half cosine."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD, in Nesterov's form."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    workers: int = Field(default=0, ge=0)
+    """Processes that read data. They change the speed and nothing else."""
+    checkpoint_s: float = Field(default=10.0, ge=0)
+    """Seconds between two checkpoints. They change the speed and nothing else."""
+
+
+class TeacherSettings(ModelSettings, TrainingSettings):
+    """The teacher: trained here, or read from `checkpoint`."""
+
+    checkpoint: Path | None = None
+    """A state dict (`.safetensors`, or `.pt` read with `weights_only`); with it nothing is trained."""
+
+
+class DistillSettings(TrainingSettings):
+    """How the student learns: `L = alpha * L_KD + (1 - alpha) * L_CE` (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    temperature: float = Field(default=4.0, gt=0)
+    """Softens both distributions; `L_KD` is multiplied by its square."""
+    alpha: float = Field(default=0.8, ge=0, le=1)
+    """Weight of the teacher's word against the label's."""
+    control: bool = True
+    """Train the same student without a teacher as well, to show what distillation gains."""
+
+
+class ExportSettings(Settings):
+    """How the ONNX file is written."""
+
+    opset: int = Field(default=18, ge=17, le=20)
+
+
+class QuantizeSettings(Settings):
+    """Static INT8."""
+
+    target: str = "auto"
+    """The instruction set the file is for; `auto` is this machine's."""
+    samples: Count | None = None
+    """At most so many calibration samples; the whole split by default."""
+    max_drop: float | None = Field(default=None, ge=0, le=1)
+    """The gate: how much test accuracy the INT8 file may lose against the fp32 one. None: no gate."""
+
+
+class BenchSettings(Settings):
+    """How latency and memory are measured."""
+
+    device: str = "local"
+    threads: Count = 1
+    duration_s: float = Field(default=2.0, gt=0, le=3600)
+    """Seconds of timed runs for each model."""
+    repeats: int = Field(default=4, ge=2, multiple_of=2)
+    """Fresh processes for each model, in alternating order."""
+
+
+class Recipe(Settings):
+    """Everything a run needs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's folder is `runs/<name>`."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataSettings
+    teacher: TeacherSettings
+    student: ModelSettings
+    distill: DistillSettings = DistillSettings()
+    export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
+    bench: BenchSettings = BenchSettings()
+
+    @model_validator(mode="after")
+    def _shares_leave_samples(self) -> Recipe:
+        shares = [p for p in (self.data.test, self.data.validation, self.data.calibration) if isinstance(p, float)]
+        if sum(shares) >= 1:
+            raise ValueError("data.test, data.validation and data.calibration together leave nothing to train on")
+        return self
+
+    def effective_sections(self) -> dict[str, Any]:
+        """Return every section's effective settings, as JSON data."""
+        sections = {key: getattr(self, key) for key in type(self).model_fields}
+        return {key: value.effective() if isinstance(value, Settings) else value for key, value in sections.items()}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: The TOML file. Paths in it are relative to its folder.
+        overrides: `"section.key=value"` each, value in TOML; what is no TOML value is taken as text. Paths in
+            them are relative to the current folder.
+
+    Raises:
+        RecipeError: the file is missing, is no TOML, or asks for something impossible.
+    """
+    path = Path(path)
+    with reading(path, RecipeError, "recipe"):
+        text = path.read_bytes()
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+    _resolve_paths(document, path.resolve().parent, str(path))
+    for override in overrides:
+        _override(document, override)
+    return parse_recipe(document, str(path))
+
+
+def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe given as data (`where` names it in messages). See `load_recipe`."""
+    try:
+        # JSON mode: strict, yet lists stand for tuples and text for paths
+        recipe = Recipe.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        problems = [_explain(detail, document) for detail in error.errors()]
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems)) from error
+    for key, value in _paths(recipe):
+        if not value.exists():
+            raise RecipeError(f"{where}: {key} = {str(value)!r}: no such file or folder")
+    return recipe
+
+
+def _paths(recipe: Recipe) -> Iterable[tuple[str, Path]]:
+    if not isinstance(recipe.data, DigitsData):
+        yield "data.path", recipe.data.path
+    if recipe.teacher.checkpoint is not None:
+        yield "teacher.checkpoint", recipe.teacher.checkpoint
+
+
+def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict) and key != "arguments":
+            _resolve_paths(value, folder, where)
+        elif key in PATH_KEYS and isinstance(value, str):
+            expanded = os.path.expandvars(value)
+            if "$" in expanded:
+                raise RecipeError(f"{where}: {key} = {value!r}: this environment variable is not set")
+            table[key] = str(folder / Path(expanded).expanduser())
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override}: expected section.key=value, such as quantize.samples=64")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = document
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}: {key!r} is not a section of the recipe")
+    leaf = {keys[-1]: value}
+    _resolve_paths(leaf, Path.cwd(), f"--set {override}")
+    table.update(leaf)
+
+
+def _explain(detail: ErrorDetails, document: Mapping[str, Any]) -> str:
+    """Return one line for one problem: key path, value, what is allowed, the nearest known key."""
+    path, parent, found = _locate(detail["loc"], document)
+    dotted = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], parent)
+        return f"unknown key {dotted!r}{nearest(path[-1], known)}; known here: {', '.join(sorted(known))}"
+    if detail["type"] in ("missing", "union_tag_not_found"):
+        missing = dotted if detail["type"] == "missing" else f"{dotted}.source"
+        return f"the key {missing!r} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "union_tag_invalid":
+        context = detail.get("ctx", {})
+        path, found = [*path, "source"], context.get("tag")
+        allowed = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+        message = f"must be one of: {', '.join(allowed)}{nearest(str(found), allowed)}"
+    if not path:
+        return message
+    return f"{'.'.join(path)} = {json.dumps(found, default=str)}: {message[0].lower()}{message[1:]}"
+
+
+def _locate(loc: Sequence[int | str], document: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any], Any]:
+    """Walk an error's location through the document; parts that name a union's branch are no keys."""
+    path: list[str] = []
+    parent: Mapping[str, Any] = document
+    value: Any = document
+    for position, part in enumerate(loc):
+        if isinstance(value, dict) and (part in value or position == len(loc) - 1):
+            parent, value = value, value.get(str(part))
+            path.append(str(part))
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+            path.append(str(part))
+    return path, parent, value
+
+
+def _known_keys(path: Sequence[str], table: Mapping[str, Any]) -> list[str]:
+    """Return the keys allowed in the section at `path`, whose content is `table`."""
+    if not path:
+        return list(Recipe.model_fields)
+    if path[0] == "data":
+        branches: dict[str, type[BaseModel]] = {
+            "digits": DigitsData,
+            "idx": IdxData,
+            "image-folder": ImageFolderData,
+            "npz": NpzData,
+        }
+        return list(branches[table["source"]].model_fields)
+    section = Recipe.model_fields[path[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

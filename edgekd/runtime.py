@@ -1,0 +1,275 @@
+"""The one place that opens an onnxruntime session in this process.
+
+(`benchmarking/runner.py`, which travels to devices on its own, opens its own.)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd.data.contract import Contract, contract_of_metadata
+from edgekd.data.opening import open_data
+from edgekd.data.samples import batches
+from edgekd.errors import DataError, ModelError, reading
+from edgekd.progress import SILENT, Progress
+from edgekd.text import nearest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by onnxruntime at its first import
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from edgekd.data.opening import DataLike
+    from edgekd.data.samples import Samples
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
+    error for error in vars(_state).values() if isinstance(error, type) and issubclass(error, Exception)
+)
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a model; an axis whose extent is free is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """An ONNX model ready to run.
+
+    Attributes:
+        name: The file's name, for messages.
+        inputs: What it takes.
+        outputs: What it gives.
+        metadata: Its `metadata_props`.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, str]
+    session: Any = field(repr=False)
+
+    @property
+    def contract(self) -> Contract | None:
+        """The input contract in its metadata, if it has one."""
+        return contract_of_metadata(self.metadata, self.name)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: list[str] | None = None) -> list[NDArray[Any]]:
+        """Return the outputs (all of them by default) for a batch.
+
+        Raises:
+            ModelError: the inputs do not fit, or onnxruntime fails.
+        """
+        try:
+            return list(self.session.run(outputs, dict(feeds)))
+        except (ValueError, *RUNTIME_ERRORS) as error:
+            raise ModelError(f"{self.name}: onnxruntime cannot run this model: {_first_line(error)}") from error
+
+
+def read_model(path: str | Path) -> bytes:
+    """Return the bytes of an ONNX file.
+
+    Raises:
+        ModelError: it is missing, unreadable or empty.
+    """
+    with reading(path, ModelError, "model file"):
+        content = Path(path).read_bytes()
+    if not content:
+        raise ModelError(f"{path}: this file is empty, expected an ONNX model")
+    return content
+
+
+def open_model(
+    model: str | Path | bytes, *, name: str = "", threads: int = 0, optimized_path: Path | None = None
+) -> Model:
+    """Open a model on the CPU.
+
+    Args:
+        model: A file, or the bytes of one.
+        name: What messages call it; the path by default.
+        threads: Threads of an operator; 0 leaves it to onnxruntime.
+        optimized_path: Write onnxruntime's basic, machine-independent optimization of the model here and run
+            just that; by default the model runs with every optimization and nothing is written.
+
+    Raises:
+        ModelError: missing, damaged, or not an ONNX model.
+    """
+    name = name or (str(model) if not isinstance(model, bytes) else "model")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if optimized_path is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(optimized_path)
+    content = model if isinstance(model, bytes) else read_model(model)
+    source = content if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise ModelError(f"{name}: not an ONNX model that onnxruntime can load: {_first_line(error)}") from error
+    return Model(
+        name=name,
+        inputs=tuple(_spec(value) for value in session.get_inputs()),
+        outputs=tuple(_spec(value) for value in session.get_outputs()),
+        metadata=dict(session.get_modelmeta().custom_metadata_map),
+        session=session,
+    )
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    return TensorSpec(name=value.name, dtype=value.type, shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def open_samples(
+    model: Model,
+    data: DataLike,
+    *,
+    contract: Contract | None = None,
+    labels: str = "folder",
+) -> Samples:
+    """Open data for a model: its inputs name the arrays, its metadata say how images are prepared."""
+    inputs = [spec.name for spec in model.inputs]
+    return open_data(data, inputs=inputs, contract=contract or model.contract, labels=labels)
+
+
+def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> dict[str, NDArray[Any]]:
+    """Return a batch of samples as the model's inputs want it.
+
+    Args:
+        model: The model.
+        arrays: Arrays by input name, first axis = samples; further ones are left out.
+        where: What messages call the data.
+
+    Raises:
+        DataError: an input is missing, or its shape or type does not fit.
+    """
+    feeds: dict[str, NDArray[Any]] = {}
+    for spec in model.inputs:
+        if spec.name not in arrays:
+            raise DataError(
+                f"{where}: the model {model.name} takes an input {spec.name!r}{nearest(spec.name, arrays)}; "
+                f"the data has: {', '.join(arrays)}"
+            )
+        array = arrays[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            wanted is None or wanted == found for wanted, found in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits:
+            wanted = ["N" if extent is None else extent for extent in spec.shape]
+            raise DataError(
+                f"{where}: the model {model.name} takes {spec.name!r} of shape {wanted}, "
+                f"the data has {['N', *array.shape[1:]]}"
+            )
+        dtype = _DTYPES.get(spec.dtype)
+        if dtype is None or not np.can_cast(array.dtype, dtype, casting="same_kind"):
+            raise DataError(
+                f"{where}: the model {model.name} takes {spec.name!r} as {spec.dtype}, the data is {array.dtype}"
+            )
+        feeds[spec.name] = np.ascontiguousarray(array, dtype=dtype)
+    return feeds
+
+
+def feed(
+    model: Model, samples: Samples, batch_size: int, limit: int | None = None
+) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+    """Yield batches that fit the model's inputs, each with the number of samples in it.
+
+    A model with a fixed batch axis is served batches of just that size: the last sample is repeated to fill the
+    last one, and does not count.
+
+    Args:
+        model: The model.
+        samples: What to feed it.
+        batch_size: Samples at a time, where the model leaves it open.
+        limit: At most so many samples.
+
+    Raises:
+        DataError: the samples do not fit the model.
+    """
+    fixed = fixed_batch(model)
+    for arrays in batches(samples, fixed or batch_size, limit):
+        count = len(next(iter(arrays.values())))
+        padded = {name: _pad(array, fixed or count) for name, array in arrays.items()}
+        yield fit_inputs(model, padded, samples.name), count
+
+
+def fixed_batch(model: Model) -> int | None:
+    """Return the number of samples the model takes at a time, or None if it takes any."""
+    shape = model.inputs[0].shape if model.inputs else ()
+    return shape[0] if shape else None
+
+
+def predict(
+    model: Model, samples: Samples, *, batch_size: int = 64, title: str = "", progress: Progress = SILENT
+) -> NDArray[Any]:
+    """Return the model's first output for every sample, in order.
+
+    Args:
+        model: The model.
+        samples: N samples.
+        batch_size: Samples at a time, where the model leaves it open.
+        title: What the progress is called.
+        progress: Listener.
+
+    Returns:
+        Shape (N, ...), trailing axes of extent 1 beyond the second removed: (N, classes, 1, 1) becomes
+        (N, classes).
+
+    Raises:
+        DataError: the samples do not fit the model.
+        ModelError: the model fails, or its output has no batch axis or holds NaN or infinity.
+    """
+    found = []
+    first = model.outputs[0].name
+    with progress.task(title or f"run {Path(model.name).name}", len(samples)) as task:
+        for feeds, count in feed(model, samples, batch_size):
+            output = model.run(feeds, [first])[0]
+            expected = fixed_batch(model) or count
+            if output.ndim < 1 or len(output) != expected:
+                raise ModelError(
+                    f"{model.name}: the output {first!r} has shape {output.shape} for {expected} samples; "
+                    "its first axis must be the samples"
+                )
+            if not np.isfinite(output).all():
+                raise ModelError(f"{model.name}: its output holds NaN or infinity for samples of {samples.name}")
+            found.append(output[:count])
+            task.advance(count)
+    outputs = np.concatenate(found)
+    while outputs.ndim > 2 and outputs.shape[-1] == 1:
+        outputs = outputs[..., 0]
+    return outputs
+
+
+def _pad(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """Repeat the last sample until there are `size` of them."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from edgekd.artifact import (
+    Origin,
+    canonical_json,
+    card_path,
+    find,
+    locked_folder,
+    rounded,
+    store,
+    write_bytes,
+    write_json,
+)
+from edgekd.errors import OutputError, UsageError
+
+ORIGIN = Origin(stage="export", settings={"opset": 18}, parents={"a": "00"}, libraries=("numpy",))
+
+
+def test_what_is_stored_is_found(tmp_path: Path) -> None:
+    stored = store(tmp_path / "m.onnx", b"abc", ORIGIN, metrics={"x": 1.5}, extra={"contract": {}})
+    assert find(tmp_path / "m.onnx", ORIGIN) == stored
+    card = json.loads(card_path(tmp_path / "m.onnx").read_bytes())
+    assert card["schema"] == "edgekd.card/1"
+    assert card["bytes"] == 3
+    assert card["versions"].keys() == {"python", "numpy", "edgekd"}
+    assert str(tmp_path) not in str(card)
+
+
+def test_the_same_origin_gives_the_same_card(tmp_path: Path) -> None:
+    store(tmp_path / "1" / "m", b"abc", ORIGIN)
+    store(tmp_path / "2" / "m", b"abc", ORIGIN)
+    assert card_path(tmp_path / "1" / "m").read_bytes() == card_path(tmp_path / "2" / "m").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["content", "card", "no card", "no file", "settings", "parents", "stage"])
+def test_whatever_changed_is_not_reused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "m"
+    store(path, b"abc", ORIGIN)
+    origin = ORIGIN
+    if change == "content":
+        path.write_bytes(b"abd")
+    elif change == "card":
+        card_path(path).write_text("{}")
+    elif change == "no card":
+        card_path(path).unlink()
+    elif change == "no file":
+        path.unlink()
+    elif change == "settings":
+        origin = Origin(stage="export", settings={"opset": 17}, parents={"a": "00"}, libraries=("numpy",))
+    elif change == "parents":
+        origin = Origin(stage="export", settings={"opset": 18}, parents={"a": "01"}, libraries=("numpy",))
+    else:
+        origin = Origin(stage="import", settings={"opset": 18}, parents={"a": "00"}, libraries=("numpy",))
+    assert find(path, origin) is None
+
+
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m"
+    write_bytes(path, b"earlier")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"m: cannot write here: No space left on device; free some space"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"earlier"
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write here"):
+        write_bytes(tmp_path / "file" / "m", b"x")
+    with pytest.raises(OutputError, match="cannot write here"), locked_folder(tmp_path / "file" / "run"):
+        pass
+
+
+def test_nan_never_gets_into_json_or_a_card(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        rounded(float("nan"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("inf")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounded_keeps_six_digits() -> None:
+    assert rounded(0.123456789) == 0.123457
+    assert rounded(123456789.0) == 123457000.0
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert canonical_json({"b": 1, "a": [2, 3]}) == canonical_json({"a": [2, 3], "b": 1}) == b'{"a":[2,3],"b":1}'
+
+
+def hold(folder: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    with locked_folder(folder):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, ready, done))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(UsageError, match="another edgekd run is working in this folder"), locked_folder(tmp_path):
+            pass
+    finally:
+        done.set()
+        other.join()
+    with locked_folder(tmp_path):
+        pass
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    leftover = tmp_path / "checkpoints" / ".partial-123-teacher.pt"
+    leftover.write_bytes(b"half")
+    with locked_folder(tmp_path):
+        assert not leftover.exists()

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd.errors import RecipeError
+from edgekd.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
+
+GOOD: dict[str, Any] = {
+    "name": "d",
+    "data": {"source": "digits"},
+    "teacher": {"model": "resnet20"},
+    "student": {"model": "resnet8"},
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(GOOD)
+    table = document
+    *sections, last = key.split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+    table[last] = value
+    return document
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = 'name = "d"\ndata.source = "digits"\nteacher.model = "resnet20"\nstudent.model = "resnet8"\n'
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("data.tset", 0.1, "unknown key 'data.tset' (perhaps you meant 'test'?)"),
+        ("techer", {}, "unknown key 'techer' (perhaps you meant 'teacher'?)"),
+        ("distill.temprature", 4.0, "unknown key 'distill.temprature' (perhaps you meant 'temperature'?)"),
+        ("data.test", 1.5, "data.test = 1.5: must be a share of the samples between 0 and 1, or a whole number"),
+        ("data.test", True, "data.test = true: must be a share"),
+        ("data.source", "idxx", "data.source = \"idxx\": must be one of: digits, idx, image-folder, npz"),
+        ("data", {}, "the key 'data.source' is missing"),
+        ("data", 3, "data = 3: input should be an object"),
+        ("teacher", {}, "the key 'teacher.model' is missing"),
+        ("teacher.model", 3, "teacher.model = 3: input should be a valid string"),
+        ("distill.temperature", "4", "distill.temperature = \"4\": input should be a valid number"),
+        ("distill.temperature", 0.0, "distill.temperature = 0.0: input should be greater than 0"),
+        ("distill.epochs", 3.0, "distill.epochs = 3.0: input should be a valid integer"),
+        ("distill.alpha", float("nan"), "distill.alpha = NaN: input should be a finite number"),
+        ("distill.optimizer", "adam", "distill.optimizer = \"adam\": input should be 'sgd' or 'adamw'"),
+        ("bench.repeats", 3, "bench.repeats = 3: input should be a multiple of 2"),
+        ("export.opset", 16, "export.opset = 16: input should be greater than or equal to 17"),
+        ("name", "../x", "name = \"../x\": string should match pattern"),
+        ("data", {"source": "npz", "path": "/nowhere/x.npz"}, "data.path = '/nowhere/x.npz': no such file"),
+        ("data", {"source": "idx", "path": "/", "mean": ["a"]}, "data.mean.0 = \"a\": input should be a valid number"),
+        ("data", {"source": "digits", "test": 0.6, "validation": 0.4}, "together leave nothing to train on"),
+    ],
+)
+def test_what_is_wrong_is_named(key: str, value: Any, expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(changed(key, value), "r.toml")
+    assert str(caught.value).startswith("r.toml: ")
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_problem_gets_its_own_line() -> None:
+    document = changed("distill.alpha", 2.0) | {"seed": -1}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(document)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_settings_are_frozen() -> None:
+    recipe = parse_recipe(GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+
+
+def test_a_missing_file_and_broken_toml(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.toml: no such recipe"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(RecipeError, match="not a TOML file"):
+        load_recipe(write(tmp_path, "name = "))
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a TOML file"):
+        load_recipe(tmp_path / "r.toml")
+
+
+def test_overrides_take_toml_values_and_plain_text(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    recipe = load_recipe(path, ["quantize.samples=64", "student.model=mlp-64", "distill.control=false", "seed = 7"])
+    assert recipe.quantize.samples == 64
+    assert recipe.student.model == "mlp-64"
+    assert recipe.distill.control is False
+    assert recipe.seed == 7
+
+
+@pytest.mark.parametrize("override", ["quantize.samples", "=3", "a..b=3", "name.x=3"])
+def test_a_malformed_override(tmp_path: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        load_recipe(write(tmp_path, MINIMAL), [override])
+
+
+def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'quantize.sample' \(perhaps you meant 'samples'\?\)"):
+        load_recipe(write(tmp_path, MINIMAL), ["quantize.sample=64"])
+
+
+def test_paths_are_relative_to_the_recipe_and_overrides_to_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.npz").touch()
+    (tmp_path / "b.npz").touch()
+    text = MINIMAL.replace('data.source = "digits"', 'data = {source = "npz", path = "a.npz"}')
+    path = write(tmp_path / "here", text)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path).data.path == tmp_path / "here" / "a.npz"  # type: ignore[union-attr]
+    assert load_recipe(path, ["data.path=b.npz"]).data.path == tmp_path / "b.npz"  # type: ignore[union-attr]
+    monkeypatch.setenv("SOMEWHERE", str(tmp_path))
+    assert load_recipe(path, ["data.path=$SOMEWHERE/b.npz"]).data.path.name == "b.npz"  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match="environment variable is not set"):
+        load_recipe(path, ["data.path=$NOT_SET_ANYWHERE/b.npz"])
+
+
+def test_effective_settings_hold_no_path_and_nothing_that_only_changes_speed(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").touch()
+    recipe = parse_recipe(changed("data", {"source": "npz", "path": str(tmp_path / "a.npz")}))
+    sections = recipe.effective_sections()
+    assert str(tmp_path) not in str(sections)
+    assert "workers" not in sections["distill"]
+    assert sections["distill"]["temperature"] == 4.0
+    assert sections["data"]["validation"] == 0.1
+
+
+def test_the_schema_describes_every_section() -> None:
+    schema = recipe_schema()
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert "squ" in schema["$defs"]["DistillSettings"]["properties"]["temperature"]["description"]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_is_sound(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = load_recipe(path, [f"data.path={tmp_path}"] if 'source = "digits"' not in path.read_text() else [])
+    assert recipe.name == path.stem
