@@ -15,6 +15,7 @@ import numpy as np
 from edgekd.artifact import rounded, write_bytes
 from edgekd.errors import ModelError, UsageError, require_extra
 from edgekd.graph.metadata import cap_ir_version, write_metadata
+from edgekd.graph.opset import lower_opset
 from edgekd.graph.subnormals import flush_subnormals
 from edgekd.graph.traces import strip_traces
 from edgekd.runtime import open_model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgekd.data import Contract
 
 OPSETS = range(17, 21)
+NATIVE_OPSET = 18  # the lowest that torch writes by itself
 RELATIVE_TOLERANCE = 1e-3  # of the largest output; float32 rounding in another order stays below 1e-5
 
 
@@ -115,9 +117,7 @@ def export(
     module.eval()
     try:
         model = _trace(module, torch.from_numpy(inputs[:2]), contract, opset)
-        found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        if found != opset:
-            raise ModelError(f"export: torch writes this module in opset {found}, not {opset}; try --opset {found}")
+        model = lower_opset(model, opset)
         strip_traces(model)
         flushed = flush_subnormals(model)
         cap_ir_version(model)
@@ -205,7 +205,7 @@ def _trace(module: torch.nn.Module, example: torch.Tensor, contract: Contract, o
                 module,
                 (example,),
                 dynamo=True,
-                opset_version=opset,
+                opset_version=max(opset, NATIVE_OPSET),
                 input_names=[contract.input],
                 output_names=[contract.output],
                 dynamic_shapes=({0: batch},),

@@ -80,9 +80,7 @@ def make_plan(
     _check(bool(paths), "no model to measure")
     _check(bool(threads) and all(count >= 1 for count in threads), f"threads: expected 1 or more, got {threads}")
     _check(duration_s is None or runs is None, "give either a duration or a number of runs, not both")
-    _check(
-        duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}"
-    )
+    _check(duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}")
     _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")
     _check(repeats >= 2 and repeats % 2 == 0, f"repeats: expected an even number from 2 on, got {repeats}")
     for name, size in dims.items():
@@ -94,9 +92,7 @@ def make_plan(
         repeats = max(1, runs // 2 * 2)
     total = runs or runs_needed(0.5)
     return Plan(
-        entries=tuple(
-            Entry(path=path, sha256=sha256, threads=count) for count in threads for path, sha256 in files
-        ),
+        entries=tuple(Entry(path=path, sha256=sha256, threads=count) for count in threads for path, sha256 in files),
         repeats=repeats,
         duration_s=0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats,
         runs=tuple(total // repeats + (block < total % repeats) for block in range(repeats)),

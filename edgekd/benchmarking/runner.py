@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SCHEMA = "edgekd.runner/1"
+INPUT_DTYPES = (
+    *("bool", "float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 PHASES = ("interpreter", "import", "session_peak", "session", "first_run", "steady", "peak")
 
 # The warm-up ends when the medians of two windows in a row differ by at most 5 %, or after 3 s.
@@ -222,7 +226,7 @@ def input_type(declared: Any) -> Any:
 
     kind = declared.type[len("tensor(") : -1] if declared.type.startswith("tensor(") else declared.type
     name = {"float": "float32", "double": "float64"}.get(kind, kind)
-    if name.rstrip("0123456789") not in ("float", "int", "uint", "bool"):
+    if name not in INPUT_DTYPES:
         raise JobError(
             "model", f"input {declared.name!r} is {declared.type}: only tensors of plain numbers can be measured"
         )
@@ -360,10 +364,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         with memory.highest("first_run"):
             _, result["first_run_ms"] = time_once(run)
         if not job["rehearsal"]:
-            result["warm_up"] = warm_up(run)
             gc.collect()
             gc.disable()
+            result["warm_up"] = warm_up(run)
             with memory.highest("steady"):
+                run()  # reading the memory has cooled the caches
                 samples = time_runs(run, job["runs"], job["duration_s"])
             result["samples_ms"] = [nanoseconds / 1e6 for nanoseconds in samples]
     except Exception as error:

@@ -82,9 +82,7 @@ def upper_rank(count: int, fraction: float, confidence: float = CONFIDENCE) -> i
     return high - small + 1 if small else None
 
 
-def percentiles(
-    samples: ArrayLike, fractions: Sequence[float], confidence: float = CONFIDENCE
-) -> list[Percentile]:
+def percentiles(samples: ArrayLike, fractions: Sequence[float], confidence: float = CONFIDENCE) -> list[Percentile]:
     """Return percentiles of `samples`, shape (n,), in the order of `fractions`.
 
     An estimate interpolates linearly between order statistics: definition 7 of R. J. Hyndman and Y. Fan, Sample

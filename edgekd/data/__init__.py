@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from edgekd.data.contract import Contract, contract_of_metadata, read_contract
+from edgekd.data.contract import Contract, card_contract, contract_of_metadata, read_contract
 from edgekd.data.opening import DataLike, open_data
 from edgekd.data.samples import ArraySamples, ImageSamples, Samples, batches
 from edgekd.data.splits import SPLIT_NAMES, Splits, open_splits, stratified_split
@@ -19,6 +19,7 @@ __all__ = [
     "Samples",
     "Splits",
     "batches",
+    "card_contract",
     "contract_of_metadata",
     "open_data",
     "open_splits",

@@ -53,17 +53,13 @@ class Contract:
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
-            raise DataError(
-                f"contract: layout must be one of {', '.join(get_args(Layout))}, found {self.layout!r}"
-            )
+            raise DataError(f"contract: layout must be one of {', '.join(get_args(Layout))}, found {self.layout!r}")
         if any(extent < 1 for extent in self.shape):
             raise DataError(f"contract: every extent of a sample must be positive, found {list(self.shape)}")
         if self.layout == "as-is":
             return
         if self.colour not in get_args(Colour):
-            raise DataError(
-                f"contract: colour must be one of {', '.join(get_args(Colour))}, found {self.colour!r}"
-            )
+            raise DataError(f"contract: colour must be one of {', '.join(get_args(Colour))}, found {self.colour!r}")
         if len(self.shape) != 3:
             raise DataError(f"contract: an image has 3 axes besides the batch, found shape {list(self.shape)}")
         channels = 1 if self.colour == "gray" else 3

@@ -1,7 +1,7 @@
 """Random words that depend on nothing but their address: seed, stream, epoch and position.
 
-Philox is counter-based, and its raw output is the same in every numpy release (NEP 19), unlike what `Generator` makes
-of it. So a draw does not depend on how many came before it, in which process, or where a run was resumed.
+Philox is counter-based, and its raw output is the same in every numpy release (NEP 19), unlike what `Generator`
+makes of it. So a draw does not depend on how many came before it, in which process, or where a run was resumed.
 """
 
 from __future__ import annotations

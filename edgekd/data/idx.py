@@ -134,12 +134,10 @@ def _values(stream: BinaryIO, path: Path, shape: tuple[int, ...]) -> Iterator[by
         found += len(piece)
         if found > expected:
             raise DataError(
-                f"{path}: goes on after the {expected:,} values of shape {shape} that its header says; "
-                "fetch it again"
+                f"{path}: goes on after the {expected:,} values of shape {shape} that its header says; fetch it again"
             )
         yield piece
     if found < expected:
         raise DataError(
-            f"{path}: truncated: its header says shape {shape}, {expected:,} values, found {found:,}; "
-            "fetch it again"
+            f"{path}: truncated: its header says shape {shape}, {expected:,} values, found {found:,}; fetch it again"
         )

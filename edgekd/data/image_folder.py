@@ -8,20 +8,22 @@ Transparency is dropped and an EXIF rotation is not applied, as in torchvision.
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from edgekd.artifact import canonical_json, sha256_file
-from edgekd.data.folder_labels import FolderLabels, label_files
+from edgekd.data.folder_labels import label_files
 from edgekd.data.sources import source_fingerprint
-from edgekd.errors import DataError, reading
+from edgekd.errors import DataError, EdgekdError, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -69,18 +71,13 @@ class ImageFolder:
         files = _list_images(folder)
         if not files:
             raise DataError(f"{folder}: no images; expected <class>/<image> with {', '.join(sorted(_SUFFIXES))}")
-        labelled = label_files(folder, files, labels, tuple(classes))
-        self._take(labelled)
+        self._files, self.labels, self.classes, self.predefined_test = label_files(
+            folder, files, labels, tuple(classes)
+        )
         self._mode = "L" if colour == "gray" else "RGB"
         height, width = size or self._size_of(self._files[0])
         self.sample_shape: tuple[int, ...] = (height, width, len(self._mode))
         self._cache_bytes = cache_mb * 10**6
-
-    def _take(self, labelled: FolderLabels) -> None:
-        self._files = labelled.files
-        self.labels = labelled.labels
-        self.classes = labelled.classes
-        self.predefined_test = labelled.predefined_test
 
     def __len__(self) -> int:
         return len(self._files)
@@ -123,10 +120,74 @@ class ImageFolder:
 
     def _decoded(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         images = np.empty((len(indices), *self.sample_shape), dtype=np.uint8)
+        height, width, _ = self.sample_shape
         for row, index in enumerate(indices):
-            images[row] = decode(self._folder / self._files[index], self.sample_shape[:2], self._mode)
+            images[row] = decode(self._folder / self._files[index], (height, width), self._mode)
         return images
 
     def _size_of(self, file: str) -> tuple[int, int]:
         with _decoding(self._folder / file), Image.open(self._folder / file) as image:
             return image.height, image.width
+
+
+def decode(path: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
+    """Read one image.
+
+    Args:
+        path: The file.
+        size: Height and width of the result; see the module's text for how it is reached.
+        mode: `"RGB"` or `"L"`.
+
+    Returns:
+        uint8 of shape (height, width, channels).
+
+    Raises:
+        DataError: the file is missing, damaged, no image, or has more than 8 bits a channel.
+    """
+    with _decoding(path), Image.open(path) as image:
+        if image.mode.startswith(_DEEP_MODES):
+            raise DataError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
+        opaque = image.convert("RGBA") if "transparency" in image.info else image
+        return np.asarray(_cover(opaque.convert(mode), size)).reshape(*size, len(mode))
+
+
+def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    if (image.height, image.width) == size:
+        return image
+    scale = max(height / image.height, width / image.width)
+    scaled = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    return image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    try:
+        with reading(path, DataError, "image"):
+            yield
+    except EdgekdError:
+        raise
+    except Exception as error:  # on damaged content decoders raise whatever they stumble over
+        raise DataError(f"{path}: cannot be read as an image: {error}; replace or remove it") from error
+
+
+def _list_images(folder: Path) -> list[str]:
+    """Return the paths of all images below `folder`, relative to it, with `/`, sorted."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files = []
+    with reading(folder, DataError, "folder"):
+        for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inner = Path(current).relative_to(folder)
+            files += [
+                (inner / name).as_posix()
+                for name in names
+                if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
+            ]
+    return sorted(files)

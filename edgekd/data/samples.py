@@ -145,9 +145,7 @@ class ArraySamples:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over names, dtypes, shapes and values of the arrays, and over the labels."""
-        arrays = {
-            key: [str(value.dtype), list(value.shape), _sha256(value)] for key, value in self._arrays.items()
-        }
+        arrays = {key: [str(value.dtype), list(value.shape), _sha256(value)] for key, value in self._arrays.items()}
         labels = None if self.labels is None else _sha256(self.labels)
         return hashlib.sha256(canonical_json({"arrays": arrays, "labels": labels})).hexdigest()
 
@@ -181,8 +179,7 @@ def _count_samples(arrays: Mapping[str, NDArray[Any] | ArrayFile], name: str) ->
     for key, value in arrays.items():
         if value.dtype.hasobject:
             raise DataError(
-                f"{name}: {key!r} holds Python objects; expected numbers, all samples of one shape: "
-                "pad or split them"
+                f"{name}: {key!r} holds Python objects; expected numbers, all samples of one shape: pad or split them"
             )
         if value.ndim == 0:
             raise DataError(f"{name}: {key!r} is a single value; expected an array whose first axis is samples")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekd.artifact import canonical_json
-from edgekd.data.array_file import ArrayFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgekd.data.array_file import ArrayFile
 
 
 class Source(Protocol):
@@ -66,11 +67,11 @@ class ArraySource:
 
     Attributes:
         name: What messages call it.
-        parts: Arrays of shape (n, *sample), all of one dtype: in memory or in a file. Parts of shape
-            (n, height, width) are images of one channel if `sample_shape` says so.
-        sample_shape: Shape of one sample as `pixels` returns it.
+        parts: Arrays of shape (n, *sample), all of one dtype: in memory or in a file.
+        sample_shape: Shape of one sample as `pixels` returns it; of as many values as `sample`.
         labels: Class of each sample, int64 of shape (sum of n,).
         classes: Names of the classes.
+        content: Hex sha256 of the parts' values.
         predefined_test: Which samples are for the test.
     """
 
@@ -79,9 +80,8 @@ class ArraySource:
     sample_shape: tuple[int, ...]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    predefined_test: NDArray[np.bool_] | None = None
     content: str
-    """Hex sha256 of the parts' values."""
+    predefined_test: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgekd.artifact import canonical_json
+from edgekd.data.contract import Contract
 from edgekd.data.counter_random import Stream, permutation
-from edgekd.errors import DataError
+from edgekd.data.digits import open_digits
+from edgekd.data.idx import open_idx
+from edgekd.data.image_folder import ImageFolder
+from edgekd.data.npz_source import open_npz_source
+from edgekd.data.pixel_statistics import measure_pixels
+from edgekd.data.samples import ImageSamples
+from edgekd.errors import DataError, RecipeError
 from edgekd.text import counted
 
 if TYPE_CHECKING:
-
     from numpy.typing import NDArray
 
-    from edgekd.data.contract import Contract
-    from edgekd.data.samples import ImageSamples
+    from edgekd.data.sources import Source
     from edgekd.recipe import DataSettings
 
 SPLIT_NAMES = ("train", "validation", "calibration", "test")
@@ -166,5 +171,74 @@ class _Pool:
 
 
 def open_splits(settings: DataSettings, seed: int) -> Splits:
-    """Open a recipe's source, share it out, and measure the contract on its training split."""
-    raise NotImplementedError
+    """Open a recipe's source and share it out.
+
+    Args:
+        settings: The recipe's data section.
+        seed: Of the random choice.
+
+    Returns:
+        Images in NCHW, or ready-made arrays as they are. Mean and standard deviation are measured on the training
+        split where the recipe does not set them.
+
+    Raises:
+        DataError: the source is missing or damaged, has no labels, or a split is empty.
+        RecipeError: settings that do not fit the source.
+        MissingExtraError: the source needs a package that is not installed.
+    """
+    source, name = _open_source(settings)
+    if source.labels is None:
+        raise DataError(f"{source.name}: no class folders; expected <class>/<image>, since training needs labels")
+    indices = stratified_split(source.labels, settings, seed, source.predefined_test, where=source.name)
+    contract = _contract(settings, source, name, indices["train"])
+    train, validation, calibration, test = (
+        ImageSamples(name=f"{source.name}#{name}", source=source, indices=indices[name], contract=contract)
+        for name in SPLIT_NAMES
+    )
+    return Splits(train=train, validation=validation, calibration=calibration, test=test, contract=contract)
+
+
+def _open_source(settings: DataSettings) -> tuple[Source, str]:
+    """Return the source, and what the model's input is to be called."""
+    if settings.source == "digits":
+        return open_digits(), "input"
+    if settings.source == "idx":
+        return open_idx(settings.path, classes=settings.labels, cache_mb=settings.cache_mb), "input"
+    if settings.source == "npz":
+        return open_npz_source(settings.path)
+    folder = ImageFolder(
+        settings.path,
+        labels=settings.labels,
+        size=settings.size,
+        colour=settings.colour,
+        cache_mb=settings.cache_mb,
+    )
+    return folder, "input"
+
+
+def _contract(settings: DataSettings, source: Source, name: str, train: NDArray[np.int64]) -> Contract:
+    shape = source.sample_shape
+    if not source.is_images:
+        if settings.crop_padding or settings.flip:
+            raise RecipeError(f"data.crop_padding and data.flip are for images; {source.name} holds arrays")
+        return Contract(layout="as-is", shape=shape, labels=source.classes, input=name)
+    given = {key: getattr(settings, key, None) for key in ("mean", "std")}
+    for key, values in given.items():
+        if values is not None and len(values) != shape[-1]:
+            raise RecipeError(
+                f"data.{key} has {counted(len(values), 'value')}, the images of {source.name} have "
+                f"{counted(shape[-1], 'channel')}; give one for each"
+            )
+    mean, std = given["mean"], given["std"]
+    if mean is None or std is None:
+        measured = measure_pixels(source, train)
+        mean, std = mean or measured[0], std or measured[1]
+    return Contract(
+        layout="NCHW",
+        shape=(shape[2], *shape[:2]),
+        colour="gray" if shape[2] == 1 else "RGB",
+        mean=mean,
+        std=std,
+        labels=source.classes,
+        input=name,
+    )

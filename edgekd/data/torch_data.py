@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import multiprocessing
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
+
+from edgekd.data.counter_random import Stream, permutation, random_words
+from edgekd.errors import DataError, EdgekdError, UsageError
+from edgekd.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.context import BaseContext
+
+    from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
+
+    _Request: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint64]]  # positions, and a random word for each
 
 
 class TensorBatch(NamedTuple):
@@ -64,7 +76,22 @@ class TrainingBatches:
             DataError: there are no labels, or fewer than 2 samples.
             UsageError: several inputs, or augmentation of what is no image.
         """
-        raise NotImplementedError
+        if samples.labels is None:
+            raise DataError(f"{samples.name}: training needs labels, the data has none")
+        probe = _only_input(samples, np.zeros(1, dtype=np.int64))
+        if (crop_padding or flip) and probe.ndim != 4:
+            raise UsageError(
+                f"{samples.name}: shifting and mirroring are for images of shape (N, channels, height, width), found "
+                f"{('N', *probe.shape[1:])}"
+            )
+        self.steps = len(samples) // batch_size + (len(samples) % batch_size >= 2)
+        if not self.steps:
+            raise DataError(f"{samples.name}: {counted(len(samples), 'sample')}; training needs at least 2")
+        self._labels = samples.labels
+        self._inputs = _Inputs(samples, crop_padding, flip)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._workers = workers
 
     def epoch(self, number: int, start_step: int = 0) -> Iterator[TensorBatch]:
         """Yield the batches `start_step`, `start_step + 1`, ... of an epoch.
@@ -72,9 +99,101 @@ class TrainingBatches:
         Raises:
             DataError: a sample cannot be read or holds NaN; also when a worker process found out.
         """
-        raise NotImplementedError
+        count = len(self._labels)
+        order = permutation(count, seed=self._seed, stream=Stream.ORDER, epoch=number)
+        words = random_words(count, seed=self._seed, stream=Stream.AUGMENTATION, epoch=number)
+        starts = range(start_step * self._batch_size, self.steps * self._batch_size, self._batch_size)
+        plan = [order[start : start + self._batch_size] for start in starts]
+        for positions, inputs in zip(plan, self._read([(p, words[p]) for p in plan]), strict=True):
+            yield TensorBatch(inputs, torch.from_numpy(self._labels[positions]), torch.from_numpy(positions))
+
+    def _read(self, plan: list[_Request]) -> Iterator[torch.Tensor]:
+        loader = DataLoader(
+            self._inputs,
+            batch_size=None,
+            sampler=plan,
+            num_workers=self._workers if plan else 0,
+            multiprocessing_context=_context() if self._workers and plan else None,
+            generator=torch.Generator(),  # else it draws from torch's global one
+        )
+        for answer in loader:
+            if isinstance(answer, EdgekdError):
+                raise answer
+            yield answer
+
+
+class _Inputs(Dataset["torch.Tensor | EdgekdError"]):
+    """Reads and augments a batch; lives in this process or in a worker."""
+
+    def __init__(self, samples: Samples, crop_padding: int, flip: bool) -> None:
+        self._samples = samples
+        self._crop_padding = crop_padding
+        self._flip = flip
+
+    def __getitem__(self, request: _Request) -> torch.Tensor | EdgekdError:
+        """Return the inputs; an error comes back as a value, since torch would wrap it into a traceback."""
+        positions, words = request
+        try:
+            images = _only_input(self._samples, positions)
+        except EdgekdError as error:
+            return error
+        if self._crop_padding:
+            images = shift(images, words, self._crop_padding)
+        if self._flip:
+            images = mirror(images, words)
+        return torch.from_numpy(images)
+
+
+def shift(images: NDArray[np.float32], words: NDArray[np.uint64], padding: int) -> NDArray[np.float32]:
+    """Shift each image by up to `padding` pixels down or up and right or left; zeros come in.
+
+    Args:
+        images: Of shape (n, channels, height, width).
+        words: Random, of shape (n,); all bits but the highest are used.
+        padding: Largest shift in pixels.
+    """
+    count, _, height, width = images.shape
+    span = 2 * padding + 1
+    top = ((words & 0xFFFFFFFF) * span) >> 32
+    left = (((words >> 32) & 0x7FFFFFFF) * span) >> 31
+    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return np.ascontiguousarray(windows[np.arange(count), :, top, left])
+
+
+def mirror(images: NDArray[np.float32], words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Mirror, left to right, the images whose word of `words`, of shape (n,), has its highest bit set."""
+    chosen = (words >> 63).astype(np.bool_)
+    return np.where(chosen[:, None, None, None], images[..., ::-1], images)
 
 
 def tensor_batches(samples: Samples, batch_size: int) -> Iterator[TensorBatch]:
-    """Yield all labelled samples in order, unchanged: for validation."""
-    raise NotImplementedError
+    """Yield all samples in order and unchanged, for validation.
+
+    Raises:
+        DataError: there are no labels, or a sample cannot be read.
+    """
+    if samples.labels is None:
+        raise DataError(f"{samples.name}: labels are needed here, the data has none")
+    for start in range(0, len(samples), batch_size):
+        positions = np.arange(start, min(start + batch_size, len(samples)), dtype=np.int64)
+        inputs = torch.from_numpy(_only_input(samples, positions))
+        yield TensorBatch(inputs, torch.from_numpy(samples.labels[positions]), torch.from_numpy(positions))
+
+
+def _only_input(samples: Samples, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    arrays = samples.batch(positions)
+    if len(arrays) != 1:
+        raise UsageError(
+            f"{samples.name}: training takes one array of inputs, found {len(arrays)}: {', '.join(arrays)}"
+        )
+    return np.asarray(next(iter(arrays.values())), dtype=np.float32)
+
+
+def _context() -> BaseContext:
+    """Return how workers are started: never by forking this process, whose threads may hold locks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "torch.utils.data", __name__])  # so each starts at once
+    return context

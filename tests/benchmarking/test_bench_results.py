@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgekd.benchmarking.conditions import judge
+from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult, read_result
+from edgekd.benchmarking.statistics import PairedRatio
+from edgekd.drivers import Facts
+from edgekd.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def facts(busy_cpu_s: float | None = 100.0, load_average: float | None = 0.1) -> Facts:
+    return Facts(
+        target="x86-avx2",
+        cpu_model="a CPU",
+        logical_cores=4,
+        governor="unavailable",
+        load_average=load_average,
+        busy_cpu_s=busy_cpu_s,
+    )
+
+
+def result() -> BenchResult:
+    model = ModelResult(
+        path="a.onnx",
+        sha256="0" * 64,
+        threads=1,
+        inputs={"x": {"dtype": "float32", "shape": [1, 3]}},
+        repetitions=2,
+        load_ms=4,
+        first_run_ms=2.5,
+        latency_ms=Latency.of([1.0, 1.25] * 30),
+        block_p50_ms=(1.0, 1.25),
+        warmed_up=True,
+        memory_bytes={"import": 5, "steady": None},
+        ratio_to_first=PairedRatio(median=1.0, min=0.5, max=2.0, pairs=2),
+    )
+    conditions = judge(facts(), facts(), own_cpu_s=0, elapsed_s=1, onnxruntime="1.32.0")
+    return BenchResult(device=Device(name="local", target="x86-avx2"), conditions=conditions, models=(model,))
+
+
+def test_percentiles_that_the_sample_cannot_support_are_null() -> None:
+    latency = Latency.of([1.0] * 50)
+    assert (latency.p50, latency.p90, latency.p95, latency.p99) == (1.0, 1.0, None, None)
+    assert (latency.p50_upper, latency.p90_upper, latency.p95_upper, latency.p99_upper) == (1.0, 1.0, None, None)
+    assert latency.runs_needed == {"p95": 90, "p99": 459}
+    assert latency.samples == 50
+    assert Latency.of([1.0] * 5).runs_needed == {"p50": 7, "p90": 44, "p95": 90, "p99": 459}
+
+
+def test_the_json_form() -> None:
+    form = result().to_json()
+    assert form["schema"] == "edgekd.bench/1"
+    assert form["device"] == {"name": "local", "target": "x86-avx2"}
+    assert form["conditions"]["verdict"] == "valid"
+    (model,) = form["models"]
+    assert {"path", "sha256", "threads", "latency_ms", "memory_bytes", "ratio_to_first"} <= set(model)
+    assert {"p50", "p90", "p95", "p99", "samples", "p90_upper"} <= set(model["latency_ms"])
+    assert model["ratio_to_first"] == {"median": 1.0, "min": 0.5, "max": 2.0, "pairs": 2}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result().to_json()))
+    assert read_result(path) == result()
+
+
+def test_keys_of_later_versions_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    form = result().to_json()
+    form["energy"] = form["models"][0]["energy_j"] = 1.5
+    path.write_text(json.dumps(form))
+    assert read_result(path) == result()
+
+
+def _spoil(form: dict[str, Any], key: str, value: object) -> str:
+    *parents, last = key.split(".")
+    target: Any = form
+    for parent in parents:
+        target = target[int(parent) if parent.isdigit() else parent]
+    target[last] = value
+    return json.dumps(form)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema", "edgekd.evaluation/1", "expected a benchmark result"),
+        ("schema", None, "found schema None"),
+        ("models.0.threads", "1", "models.0.threads"),
+        ("models.0.latency_ms.p50", None, "models.0.latency_ms.p50"),
+        ("models.0.memory_bytes", {"import": 1.5}, "models.0.memory_bytes.import"),
+        ("models.0.load_ms", float("nan"), "found NaN"),
+        ("models", {}, "models"),
+        ("device", {"name": "local"}, "device.target"),
+    ],
+)
+def test_a_faulty_result_is_refused_by_name(tmp_path: Path, key: str, value: object, message: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(_spoil(result().to_json(), key, value))
+    with pytest.raises(DataError, match=message) as caught:
+        read_result(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema": "edgekd.bench/1"', b"1e999"])
+def test_a_file_that_is_no_result(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        read_result(path)
+    with pytest.raises(DataError, match="no such benchmark result"):
+        read_result(tmp_path / "absent.json")
+
+
+def test_own_work_does_not_taint() -> None:
+    found = judge(facts(100), facts(110), own_cpu_s=9.5, elapsed_s=10, onnxruntime="1")
+    assert (found.verdict, found.others_busy_cores) == ("valid", 0.05)
+
+
+def test_work_that_ended_before_does_not_taint() -> None:
+    found = judge(facts(100, 3.5), facts(110), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    assert (found.verdict, found.load_average_before) == ("valid", 3.5)
+
+
+def test_other_work_taints() -> None:
+    found = judge(facts(100), facts(130), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    assert found.verdict == "tainted: other work kept 2.0 of 4 cores busy"
+
+
+def test_without_cpu_time_the_load_average_decides() -> None:
+    busy = judge(facts(None, 2.5), facts(None), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    assert busy.verdict == "tainted: the load average was 2.5 on 4 cores before the start"
+    assert busy.others_busy_cores is None
+    silent = judge(facts(None, None), facts(None, None), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    assert silent.verdict == "valid"

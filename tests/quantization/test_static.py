@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgekd import quantize
+from edgekd.errors import ModelError, UsageError
+from edgekd.runtime import open_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def model(make_conv_net: Callable[..., onnx.ModelProto]) -> bytes:
+    return make_conv_net().SerializeToString()
+
+
+@pytest.fixture
+def data(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+    logits = open_model(model).run({"input": images})[0]
+    return {"input": images, "labels": logits.argmax(axis=1)}
+
+
+def int8_weights(content: bytes) -> dict[str, np.ndarray]:
+    model = onnx.load_from_string(content)
+    weights = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    names = (tensor.name for tensor in model.graph.initializer)
+    return {n: w for n, w in zip(names, weights, strict=True) if w.dtype == np.int8 and w.ndim > 1}
+
+
+def test_int8_agrees_with_fp32(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+    result = quantize(model, data, tmp_path / "q.onnx", evaluation=data, max_drop=0.1)
+    assert result.evaluation is not None
+    assert result.evaluation.agreement is not None
+    assert result.evaluation.agreement >= 0.9
+    assert result.evaluation.sqnr_db is not None
+    assert result.evaluation.sqnr_db > 20
+    assert result.gate_met is True
+    assert result.fp32_layers == ()
+    assert (tmp_path / "q.onnx").read_bytes() == result.content
+
+
+def test_weights_are_stored_in_8_bits_per_channel(model: bytes, data: dict[str, np.ndarray]) -> None:
+    result = quantize(model, data, None, target="arm64")
+    weights = int8_weights(result.content)
+    assert sorted(w.shape for w in weights.values()) == [(4, 8), (8, 3, 3, 3), (8, 8, 3, 3)]
+    for weight in weights.values():
+        assert (np.abs(weight.reshape(len(weight), -1)).max(axis=1) == 127).all()
+    floats = [t for t in onnx.load_from_string(result.content).graph.initializer if t.data_type == 1]
+    assert max(numpy_helper.to_array(t).size for t in floats) <= 8  # nothing but scales
+
+
+def test_where_pairs_saturate_weights_take_7_bits(model: bytes, data: dict[str, np.ndarray]) -> None:
+    result = quantize(model, data, None, target="x86-avx2")
+    assert max(np.abs(w.astype(int)).max() for w in int8_weights(result.content).values()) <= 64
+    assert result.effective["weight_bits"] == 7
+
+
+def test_a_file_for_avx2_is_the_same_fused_and_exact(model: bytes, data: dict[str, np.ndarray]) -> None:
+    """With 7-bit weights no kernel saturates: the optimized file differs from the literal one by rounding only."""
+    import onnxruntime
+
+    content = quantize(model, data, None, target="x86-avx2").content
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(content, options).run(None, {"input": data["input"]})[0]
+    fused = open_model(content).run({"input": data["input"]})[0]
+    assert np.abs(fused - exact).max() <= 0.05 * np.abs(exact).max()
+
+
+def test_the_result_in_json(model: bytes, data: dict[str, np.ndarray]) -> None:
+    content = quantize(model, data, None, target="arm64-dotprod", samples=10).to_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["schema"] == "edgekd.quantization/1"
+    assert content["target"] == "arm64-dotprod"
+    assert content["fp32_layers"] == []
+    assert content["calibration"] == {"samples": 10, "method": "minmax"}
+    assert content["gate"] == {"max_drop": None, "met": None}
+
+
+def test_the_file_says_what_it_is_for(model: bytes, data: dict[str, np.ndarray]) -> None:
+    proto = onnx.load_from_string(quantize(model, data, None, target="arm64").content)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert metadata["edgekd.target"] == "arm64"
+    assert proto.ir_version <= 10
+
+
+def test_twice_gives_the_same_bytes(model: bytes, data: dict[str, np.ndarray]) -> None:
+    assert quantize(model, data, None).content == quantize(model, data, None).content
+
+
+def test_a_missed_gate_is_said_and_the_file_kept(
+    model: bytes, data: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    data["labels"] = np.zeros_like(data["labels"])
+    narrow = {"input": data["input"] * np.float32(0.001)}
+    result = quantize(model, narrow, tmp_path / "q.onnx", evaluation={"input": data["input"]}, max_drop=0.0)
+    assert result.gate_met is False
+    assert (tmp_path / "q.onnx").exists()
+
+
+def test_a_gate_needs_data(model: bytes, data: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UsageError, match="--evaluation"):
+        quantize(model, data, None, max_drop=0.1)
+
+
+def test_what_cannot_be_quantized_is_refused(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+    twice = quantize(model, data, None).content
+    with pytest.raises(ModelError, match="quantized already"):
+        quantize(twice, data, tmp_path / "q.onnx")
+    relu = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 3, 8, 8] input) => (float[N, 3, 8, 8] y) { y = Relu(input) }'
+    )
+    with pytest.raises(ModelError, match="nothing to quantize"):
+        quantize(relu.SerializeToString(), data, tmp_path / "q.onnx")
+    (tmp_path / "no.onnx").write_text("this is no model")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        quantize(tmp_path / "no.onnx", data, tmp_path / "q.onnx")
+    assert not (tmp_path / "q.onnx").exists()
