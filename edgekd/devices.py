@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edgekd.drivers import DRIVERS
 from edgekd.errors import UsageError, reading
 from edgekd.resources import resource_folder
 from edgekd.targets import TARGETS
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
-    from edgekd.drivers import Driver
+    from collections.abc import Sequence
 
 VARIABLE = "EDGEKD_DEVICES"
+DRIVERS: Final = ("local",)  # each is a module of edgekd.drivers
 
 
 class DeviceProfile(BaseModel):
@@ -45,16 +45,12 @@ class DeviceProfile(BaseModel):
     @field_validator("driver")
     @classmethod
     def _known_driver(cls, value: str) -> str:
-        return _one_of(value, list(DRIVERS))
+        return _one_of(value, DRIVERS)
 
     @field_validator("target")
     @classmethod
     def _known_target(cls, value: str) -> str:
-        return _one_of(value, ["auto", *TARGETS])
-
-    def open(self) -> Driver:
-        """Return the driver that reaches this device, to be used in a `with` block."""
-        return DRIVERS[self.driver](self)
+        return _one_of(value, ("auto", *TARGETS))
 
 
 def list_profiles() -> list[DeviceProfile]:
@@ -110,7 +106,7 @@ def _profile_files() -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
 
 
-def _one_of(value: str, known: list[str]) -> str:
+def _one_of(value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"unknown{nearest(value, known)}; known: {', '.join(known)}")
     return value

@@ -16,8 +16,10 @@ from edgekd.artifact import rounded, write_bytes
 from edgekd.errors import ModelError, UsageError, require_extra
 from edgekd.graph.metadata import cap_ir_version, write_metadata
 from edgekd.graph.opset import lower_opset
+from edgekd.graph.pooling import mean_to_pooling
 from edgekd.graph.subnormals import flush_subnormals
 from edgekd.graph.traces import strip_traces
+from edgekd.graph.unused import drop_unused_initializers
 from edgekd.runtime import open_model
 
 for _module in ("torch", "onnxscript"):
@@ -117,6 +119,8 @@ def export(
     module.eval()
     try:
         model = _trace(module, torch.from_numpy(inputs[:2]), contract, opset)
+        if mean_to_pooling(model):
+            drop_unused_initializers(model)
         model = lower_opset(model, opset)
         strip_traces(model)
         flushed = flush_subnormals(model)

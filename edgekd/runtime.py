@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     error for error in vars(_state).values() if isinstance(error, type) and issubclass(error, Exception)
 )
+RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *RUNTIME_ERRORS)
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -86,7 +87,7 @@ class Model:
         """
         try:
             return list(self.session.run(outputs, dict(feeds)))
-        except (ValueError, *RUNTIME_ERRORS) as error:
+        except RUN_ERRORS as error:
             raise ModelError(f"{self.name}: onnxruntime cannot run this model: {_first_line(error)}") from error
 
 

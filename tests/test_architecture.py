@@ -35,8 +35,8 @@ ALLOWED = {
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring"},
     "evaluation": LEAVES | {"data", "runtime", "scoring"},
-    "drivers": LEAVES,
-    "devices": LEAVES | {"drivers"},
+    "devices": LEAVES,
+    "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
     "pipeline": LEAVES
     | {"data", "models", "runtime", "scoring", "distillation", "onnx_export", "quantization", "benchmarking"},

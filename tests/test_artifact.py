@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
     with pytest.raises(OutputError, match=r"m: cannot write here: No space left on device; free some space"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"earlier"
-    assert os.listdir(tmp_path) == ["m"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgekd import resources
-from edgekd.devices import DeviceProfile, list_profiles, load_profile
-from edgekd.drivers import DRIVERS
+from edgekd.devices import DRIVERS, DeviceProfile, list_profiles, load_profile
 from edgekd.errors import UsageError
 from edgekd.resources import resource_folder
 from edgekd.targets import TARGETS

@@ -120,7 +120,5 @@ def test_a_checkpoint_is_exported_by_its_models_name(module: nn.Module, tmp_path
     from edgekd.models import dump_weights
 
     (tmp_path / "w.safetensors").write_bytes(dump_weights(module))
-    found = export_checkpoint(
-        tmp_path / "w.safetensors", tmp_path / "m.onnx", model="resnet8x0.5", contract=CONTRACT
-    )
+    found = export_checkpoint(tmp_path / "w.safetensors", tmp_path / "m.onnx", model="resnet8x0.5", contract=CONTRACT)
     assert found.content == edgekd.export(module, None, contract=CONTRACT).content

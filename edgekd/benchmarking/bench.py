@@ -67,12 +67,13 @@ def bench(
         DeviceError: the device failed.
     """
     from edgekd.devices import load_profile
+    from edgekd.drivers import open_driver
 
     profile = load_profile(device)
     plan = make_plan(
         models, threads=threads, duration_s=duration_s, runs=runs, repeats=repeats, data=data, dims=dims or {}
     )
-    with profile.open() as driver:
+    with open_driver(profile) as driver:
         _rehearse(driver, plan, device)
         before, start = driver.probe(), time.monotonic()
         blocks = _measure(driver, plan, device, progress)

@@ -38,6 +38,7 @@ def probe(name: str) -> None:
 
     from edgekd.cli import ui
     from edgekd.devices import load_profile
+    from edgekd.drivers import open_driver
 
-    with load_profile(name).open() as driver:
+    with open_driver(load_profile(name)) as driver:
         ui.facts(asdict(driver.probe()))

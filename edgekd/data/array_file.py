@@ -10,6 +10,8 @@ import math
 import os
 import sys
 import tempfile
+import weakref
+from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -48,6 +50,7 @@ class ArrayFile:
         sha256: str,
     ) -> None:
         self._file = file
+        weakref.finalize(self, file.close)
         self._offset = offset
         self._stored = dtype
         self.where = where
@@ -143,25 +146,27 @@ def spool(content: Iterable[bytes]) -> BinaryIO:
     Raises:
         OutputError: the folder for temporary files is full or cannot be written.
     """
-    try:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its owner is the ArrayFile
-    except OSError as error:
-        raise _no_room(error) from error
-    for piece in content:
-        left = memoryview(piece)
-        while left:
-            try:
-                left = left[file.write(left) :]
-            except OSError as error:
-                raise _no_room(error) from error
+    with ExitStack() as stack:
+        with _making_room():
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        for piece in content:
+            left = memoryview(piece)
+            while left:
+                with _making_room():
+                    left = left[file.write(left) :]
+        stack.pop_all()  # it is whole: from here on the ArrayFile closes it
     return file
 
 
-def _no_room(error: OSError) -> OutputError:
-    return OutputError(
-        f"{tempfile.gettempdir()}: cannot unpack data here: {error.strerror or error}; "
-        "free some space or set TMPDIR to another folder"
-    )
+@contextmanager
+def _making_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{tempfile.gettempdir()}: cannot unpack data here: {error.strerror or error}; "
+            "free some space or set TMPDIR to another folder"
+        ) from error
 
 
 def pieces(stream: IO[bytes]) -> Iterator[bytes]:
@@ -178,9 +183,9 @@ def hashed(content: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def row_blocks(shape: Sequence[int], itemsize: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the row numbers of an array in order, in blocks of about 8 MB."""
+    """Yield the row numbers of an array in order, in blocks of about 1 MB."""
     row = max(1, math.prod(shape[1:]) * itemsize)
-    step = max(1, 8 * PIECE_BYTES // row)
+    step = max(1, PIECE_BYTES // row)
     for start in range(0, shape[0], step):
         yield np.arange(start, min(start + step, shape[0]), dtype=np.int64)
 

@@ -54,8 +54,12 @@ class Contract:
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise DataError(f"contract: layout must be one of {', '.join(get_args(Layout))}, found {self.layout!r}")
-        if any(extent < 1 for extent in self.shape):
-            raise DataError(f"contract: every extent of a sample must be positive, found {list(self.shape)}")
+        if not all(isinstance(extent, int) and extent > 0 for extent in self.shape):
+            raise DataError(
+                f"contract: every extent of a sample must be a positive whole number, found {list(self.shape)}"
+            )
+        if not isinstance(self.labels, tuple) or not all(isinstance(label, str) for label in self.labels):
+            raise DataError(f"contract: labels must be a list of class names, found {self.labels!r}")
         if self.layout == "as-is":
             return
         if self.colour not in get_args(Colour):

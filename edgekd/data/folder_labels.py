@@ -129,11 +129,11 @@ def _read_csv(folder: Path, name: str, files: Sequence[str]) -> tuple[list[str],
     known_files, answers = set(files), dict[str, str]()
     with reading(path, DataError, "CSV file"), path.open(newline="", encoding="utf-8-sig") as stream:
         try:
-            rows = csv.DictReader(stream)
+            rows = csv.DictReader(stream, skipinitialspace=True)
             if not {"file", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{path}: expected the columns file,label in its first line, found {rows.fieldnames}")
             for row in rows:
-                file, label = row["file"], row["label"]
+                file, label = row["file"], (row["label"] or "").strip()
                 problem = _problem(file, label, known_files, answers)
                 if problem:
                     raise DataError(f"{path}: line {rows.line_num}: {problem}")
@@ -146,7 +146,7 @@ def _read_csv(folder: Path, name: str, files: Sequence[str]) -> tuple[list[str],
     return chosen, [answers[file] for file in chosen]
 
 
-def _problem(file: str, label: str | None, files: set[str], seen: dict[str, str]) -> str:
+def _problem(file: str, label: str, files: set[str], seen: dict[str, str]) -> str:
     if not label:
         return f"no label for {file!r}"
     if file not in files:

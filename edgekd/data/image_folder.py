@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgekd.artifact import canonical_json, sha256_file
 from edgekd.data.folder_labels import label_files
@@ -163,13 +163,15 @@ def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    try:
-        with reading(path, DataError, "image"):
+    with reading(path, DataError, "image"):
+        try:
             yield
-    except EdgekdError:
-        raise
-    except Exception as error:  # on damaged content decoders raise whatever they stumble over
-        raise DataError(f"{path}: cannot be read as an image: {error}; replace or remove it") from error
+        except (EdgekdError, FileNotFoundError, PermissionError):
+            raise
+        except UnidentifiedImageError as error:
+            raise DataError(f"{path}: not an image of a known format; replace or remove it") from error
+        except Exception as error:  # on damaged content decoders raise whatever they stumble over
+            raise DataError(f"{path}: a damaged image: {error}; replace or remove it") from error
 
 
 def _list_images(folder: Path) -> list[str]:

@@ -54,6 +54,10 @@ def open_data(
     if isinstance(data, Mapping):
         return _from_mapping(data, inputs, classes)
     if not isinstance(data, str | PathLike):
+        if not hasattr(data, "batch"):
+            raise UsageError(
+                f"data: expected {_FORMS}, a mapping of arrays by input name, or samples; found {type(data).__name__}"
+            )
         return _renamed(data, inputs) if isinstance(data, ImageSamples) else data
     recipe, _, split = os.fspath(data).rpartition("#")
     if recipe.endswith(".toml"):

@@ -129,7 +129,8 @@ class ArraySamples:
         """
         self.name = name
         self._arrays: dict[str, NDArray[Any] | ArrayFile] = {
-            key: value if isinstance(value, ArrayFile) else np.asarray(value) for key, value in arrays.items()
+            key: value if isinstance(value, ArrayFile) else _in_memory(value, f"{name}: {key!r}")
+            for key, value in arrays.items()
         }
         self._count = _count_samples(self._arrays, name)
         labels = self._arrays.pop("labels", None)
@@ -190,6 +191,13 @@ def _count_samples(arrays: Mapping[str, NDArray[Any] | ArrayFile], name: str) ->
     if not lengths or not min(lengths.values()):
         raise DataError(f"{name}: no samples; expected at least one")
     return min(lengths.values())
+
+
+def _in_memory(value: ArrayLike, where: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that are tracked or elsewhere
+        raise DataError(f"{where}: no array: {error}") from error
 
 
 def _whole(array: NDArray[Any] | ArrayFile) -> NDArray[Any]:

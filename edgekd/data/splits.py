@@ -159,6 +159,8 @@ class _Pool:
 
     def take(self, count: int) -> NDArray[np.int64]:
         """Remove `count` samples, each class in proportion to what is left of it; return them, ascending."""
+        if not count:
+            return np.empty(0, dtype=np.int64)
         left = self.left
         shares = [divmod(count * len(queue), left) for queue in self._queues]
         by_remainder = sorted(range(len(shares)), key=lambda label: -shares[label][1])
@@ -167,7 +169,7 @@ class _Pool:
             quotas[label] += 1
         parts = [queue[:quota] for queue, quota in zip(self._queues, quotas, strict=True)]
         self._queues = [queue[quota:] for queue, quota in zip(self._queues, quotas, strict=True)]
-        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
+        return np.sort(np.concatenate(parts))
 
 
 def open_splits(settings: DataSettings, seed: int) -> Splits:

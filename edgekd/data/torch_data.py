@@ -42,9 +42,9 @@ class TrainingBatches:
     """Shuffled, augmented batches, epoch after epoch.
 
     Each epoch is a new permutation. With `crop_padding` an image is shifted by up to so many pixels in each
-    direction; what comes in is zero, which is the mean pixel after normalisation. With `flip` every other image is
-    mirrored, left to right. All draws are a pure function of (seed, epoch, position): workers and resuming change
-    the speed and nothing else. torch's own random state is not touched.
+    direction; what comes in is zero, which is the mean pixel after normalisation. With `flip` an image is mirrored,
+    left to right, half of the time. All draws are a pure function of (seed, epoch, position): workers and resuming
+    change the speed and nothing else. torch's own random state is not touched.
 
     A last, smaller batch is kept if it holds at least 2 samples: batch normalisation needs that many.
 

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
     from edgekd.devices import DeviceProfile
 
-DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver}
+_DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver}
 
-__all__ = ["DRIVERS", "UNAVAILABLE", "Driver", "Facts", "Finished"]
+__all__ = ["UNAVAILABLE", "Driver", "Facts", "Finished", "open_driver"]
+
+
+def open_driver(profile: DeviceProfile) -> Driver:
+    """Return the driver that reaches a device, to be used in a `with` block."""
+    return _DRIVERS[profile.driver](profile)

@@ -31,4 +31,5 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def default_opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operators that a model uses."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    versions = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return int(next(versions))

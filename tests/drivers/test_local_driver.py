@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgekd.devices import load_profile
+from edgekd.drivers import open_driver
 from edgekd.drivers.host import read_facts
 from edgekd.drivers.jobs import run_job
 from edgekd.drivers.local import LocalDriver
@@ -35,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def driver(temporary: Path) -> Iterator[Driver]:
-    with load_profile("local").open() as driver:
+    with open_driver(load_profile("local")) as driver:
         yield driver
     assert list(temporary.iterdir()) == []
 
@@ -85,7 +86,8 @@ def test_an_interrupted_parent_leaves_neither_child_nor_folder(tmp_path: Path, t
         "import pathlib, sys, tempfile\n"
         f"tempfile.tempdir = {str(temporary)!r}\n"
         "from edgekd.devices import load_profile\n"
-        "with load_profile('local').open() as driver:\n"
+        "from edgekd.drivers import open_driver\n"
+        "with open_driver(load_profile('local')) as driver:\n"
         "    try:\n"
         f"        driver.run({str(script)!r}, [])\n"
         "    except KeyboardInterrupt:\n"
@@ -114,7 +116,7 @@ def test_a_driver_is_open_only_within_its_block(temporary: Path) -> None:
 def test_no_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(OutputError, match="cannot write here"):
-        load_profile("local").open().prepare()
+        open_driver(load_profile("local")).prepare()
 
 
 def test_an_interpreter_that_is_gone(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
+from edgekd.errors import ModelError
 from edgekd.graph.folding import fold
 from edgekd.graph.metadata import cap_ir_version, write_metadata
+from edgekd.graph.opset import default_opset, lower_opset
+from edgekd.graph.pooling import mean_to_pooling
 from edgekd.graph.subnormals import flush_subnormals
 from edgekd.graph.traces import strip_traces
+from edgekd.graph.unused import drop_unused_initializers
 from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
@@ -104,3 +109,44 @@ def test_folding_removes_batch_normalisation_and_keeps_answers_and_metadata(
     before = open_model(content).run({"input": images})[0]
     after = open_model(folded.SerializeToString()).run({"input": images})[0]
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
+def reduce_mean(attributes: str, initializer: str = "") -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        g (float[N, 3, 8, 8] input) => (float[N, 3, A, B] logits)
+        {initializer or "<int64[2] axes = {2, 3}>"} {{ r = Relu(input) m = ReduceMean{attributes}(r, axes) logits = Relu(m) }}"""
+    )
+
+
+@pytest.mark.parametrize("axes", ["{2, 3}", "{-1, -2}", "{-2, 3}"])
+def test_a_mean_over_all_pixels_becomes_pooling(axes: str, images: np.ndarray) -> None:
+    model = onnx.shape_inference.infer_shapes(reduce_mean("", f"<int64[2] axes = {axes}>"))
+    before = open_model(model.SerializeToString()).run({"input": images})[0]
+    assert mean_to_pooling(model) == 1
+    assert drop_unused_initializers(model) == 1
+    assert [node.op_type for node in model.graph.node] == ["Relu", "GlobalAveragePool", "Relu"]
+    np.testing.assert_allclose(open_model(model.SerializeToString()).run({"input": images})[0], before, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "axes"), [("<keepdims = 0>", "<int64[2] axes = {2, 3}>"), ("", "<int64[2] axes = {1, 2}>")]
+)
+def test_another_mean_stays(attributes: str, axes: str) -> None:
+    model = onnx.shape_inference.infer_shapes(reduce_mean(attributes, axes))
+    assert mean_to_pooling(model) == 0
+
+
+def test_a_model_in_an_older_opset_answers_the_same(images: np.ndarray) -> None:
+    model = onnx.shape_inference.infer_shapes(reduce_mean("<keepdims = 0>"))
+    lowered = lower_opset(model, 17)
+    assert default_opset(lowered) == 17
+    assert lower_opset(lowered, 17) is lowered
+
+
+def test_an_operator_without_an_older_form_is_refused() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[N] x) => (float[N] y) { y = Gelu(x) }'
+    )
+    with pytest.raises(ModelError, match="cannot be written in opset 17, only in 20"):
+        lower_opset(model, 17)

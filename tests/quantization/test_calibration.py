@@ -39,9 +39,7 @@ def test_ranges_are_those_of_all_samples(model: onnx.ModelProto, images: np.ndar
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64, 100])
-def test_ranges_do_not_depend_on_the_batch_size(
-    model: onnx.ModelProto, images: np.ndarray, batch_size: int
-) -> None:
+def test_ranges_do_not_depend_on_the_batch_size(model: onnx.ModelProto, images: np.ndarray, batch_size: int) -> None:
     samples = ArraySamples({"input": images})
     expected = minmax_ranges(model, samples, name="net")
     found = minmax_ranges(model, samples, name="net", batch_size=batch_size)

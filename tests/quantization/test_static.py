@@ -96,9 +96,7 @@ def test_twice_gives_the_same_bytes(model: bytes, data: dict[str, np.ndarray]) -
     assert quantize(model, data, None).content == quantize(model, data, None).content
 
 
-def test_a_missed_gate_is_said_and_the_file_kept(
-    model: bytes, data: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_a_missed_gate_is_said_and_the_file_kept(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
     data["labels"] = np.zeros_like(data["labels"])
     narrow = {"input": data["input"] * np.float32(0.001)}
     result = quantize(model, narrow, tmp_path / "q.onnx", evaluation={"input": data["input"]}, max_drop=0.0)
