@@ -60,5 +60,6 @@ def make_conv_net() -> Callable[..., onnx.ModelProto]:
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """Return 64 inputs of shape (3, 8, 8), float32."""
-    return np.random.default_rng(1).normal(0, 1, (64, 3, 8, 8)).astype(np.float32)
+    """Return 64 inputs of shape (3, 8, 8), float32, each of a colour of its own."""
+    rng = np.random.default_rng(1)
+    return (rng.normal(0, 1, (64, 3, 8, 8)) + rng.normal(0, 1.5, (64, 3, 1, 1))).astype(np.float32)

@@ -12,7 +12,7 @@ import os
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -24,7 +24,6 @@ from edgekd.errors import DataError, EdgekdError, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Literal
 
     from numpy.typing import NDArray
 

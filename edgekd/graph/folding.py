@@ -18,7 +18,8 @@ def fold(content: bytes, name: str) -> onnx.ModelProto:
     and writes standard operators only.
 
     Requires: a model that onnxruntime loads.
-    Ensures: no BatchNormalization behind a Conv; the types of all values known; metadata kept.
+    Ensures: no BatchNormalization behind a Conv; the types of all values known; metadata kept; no opset named
+    that no node uses (onnxruntime adds all it knows, and an older one refuses those it does not know).
 
     Raises:
         ModelError: it cannot be loaded, or its shapes contradict each other.
@@ -27,6 +28,7 @@ def fold(content: bytes, name: str) -> onnx.ModelProto:
         path = Path(folder) / "folded.onnx"
         source = open_model(content, name=name, optimized_path=path)
         model = onnx.load(path)
+    _keep_used_domains(model)
     del model.metadata_props[:]
     for key in sorted(source.metadata):
         model.metadata_props.add(key=key, value=source.metadata[key])
@@ -34,3 +36,9 @@ def fold(content: bytes, name: str) -> onnx.ModelProto:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"{name}: its shapes contradict each other: {error}") from error
+
+
+def _keep_used_domains(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in model.graph.node} | {"", "ai.onnx"}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)

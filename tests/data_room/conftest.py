@@ -37,9 +37,7 @@ def fashion_mnist(needed: Callable[[str, Path], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def imagenet_sample(needed: Callable[[str, Path], Path]) -> Path:
-    return needed(
-        "imagenet-sample", Path(os.environ.get("EDGEKD_DATA", "EDGEKD_DATA is unset")) / "imagenet-sample.tar"
-    )
+    return needed("imagenet-sample", Path(os.environ.get("EDGEKD_DATA", "$EDGEKD_DATA")) / "imagenet-sample.tar")
 
 
 def idx_bytes(values: np.ndarray) -> bytes:

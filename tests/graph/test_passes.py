@@ -106,6 +106,7 @@ def test_folding_removes_batch_normalisation_and_keeps_answers_and_metadata(
     assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
     assert {value.name for value in folded.graph.value_info} >= {"r1", "a", "p"}
     assert [(e.key, e.value) for e in folded.metadata_props] == [("edgekd.labels", "cat")]
+    assert [(e.domain, e.version) for e in folded.opset_import] == [("", 18)]
     before = open_model(content).run({"input": images})[0]
     after = open_model(folded.SerializeToString()).run({"input": images})[0]
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
