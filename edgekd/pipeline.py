@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.distillation.training import Checkpoints, Trained
+    from edgekd.recipe import TrainingSettings
     from edgekd.scoring import Evaluation
 
 SCHEMA = "edgekd.run/1"
@@ -168,27 +169,16 @@ class _Pipeline:
 
     def teacher(self) -> Artifact:
         settings = self.recipe.teacher
-        checkpoint = settings.checkpoint
-        if checkpoint is not None:
-            return self._given_teacher(checkpoint)
-
-        def make(checkpoints: Checkpoints) -> Trained:
-            from edgekd.distillation.training import cross_entropy, train_network
-
-            return train_network(
-                self.build(settings),
-                self.splits.train,
-                self.splits.validation,
-                cross_entropy(settings.label_smoothing),
-                settings=settings,
-                augmentation=self._augmentation(),
-                seed=self.recipe.seed,
-                checkpoints=checkpoints,
-                title="train the teacher",
-                progress=self.progress,
-            )
-
-        return self._trained("teacher", settings, settings.effective(), {}, make, settings.checkpoint_s)
+        if settings.checkpoint is not None:
+            return self._given_teacher(settings.checkpoint)
+        return self._trained(
+            "teacher",
+            settings,
+            settings.effective(),
+            {},
+            lambda checkpoints: self._train_on_labels(settings, settings, "train the teacher", checkpoints),
+            settings.checkpoint_s,
+        )
 
     def _given_teacher(self, checkpoint: Path) -> Artifact:
         from edgekd.artifact import sha256_file
@@ -211,26 +201,34 @@ class _Pipeline:
 
     def control(self) -> Artifact:
         settings = self.recipe.distill
-
-        def make(checkpoints: Checkpoints) -> Trained:
-            from edgekd.distillation.training import cross_entropy, train_network
-
-            return train_network(
-                self.build(self.recipe.student),
-                self.splits.train,
-                self.splits.validation,
-                cross_entropy(settings.label_smoothing),
-                settings=settings,
-                augmentation=self._augmentation(),
-                seed=self.recipe.seed,
-                checkpoints=checkpoints,
-                title="train the control (the student without a teacher)",
-                progress=self.progress,
-            )
-
         taught = {"temperature", "alpha", "control"}
-        effective = {key: value for key, value in settings.effective().items() if key not in taught}
-        return self._trained("control", self.recipe.student, effective, {}, make, settings.checkpoint_s)
+        title = "train the control (the student without a teacher)"
+        return self._trained(
+            "control",
+            self.recipe.student,
+            {key: value for key, value in settings.effective().items() if key not in taught},
+            {},
+            lambda checkpoints: self._train_on_labels(self.recipe.student, settings, title, checkpoints),
+            settings.checkpoint_s,
+        )
+
+    def _train_on_labels(
+        self, model: ModelSettings, settings: TrainingSettings, title: str, checkpoints: Checkpoints
+    ) -> Trained:
+        from edgekd.distillation.training import cross_entropy, train_network
+
+        return train_network(
+            self.build(model),
+            self.splits.train,
+            self.splits.validation,
+            cross_entropy(settings.label_smoothing),
+            settings=settings,
+            augmentation=self._augmentation(),
+            seed=self.recipe.seed,
+            checkpoints=checkpoints,
+            title=title,
+            progress=self.progress,
+        )
 
     def student(self, teacher: Artifact) -> Artifact:
         settings: DistillSettings = self.recipe.distill
@@ -430,6 +428,7 @@ class _Pipeline:
             for (role, artifact), measured in zip(roles.items(), bench["models"], strict=True)
         ]
         int8 = evaluation["student-int8"]
+        blocks = dict(zip(roles, (measured["block_p50_ms"] for measured in bench["models"]), strict=True))
         max_drop = self.recipe.quantize.max_drop
         drop = round(int8["reference_top1"] - int8["top1"], 9)
         return {
@@ -437,7 +436,11 @@ class _Pipeline:
             "name": self.recipe.name,
             "models": models,
             "samples": int8["samples"],
-            "int8": {"agreement_fp32": int8["agreement"], "sqnr_db": int8["sqnr_db"]},
+            "int8": {
+                "agreement_fp32": int8["agreement"],
+                "sqnr_db": int8["sqnr_db"],
+                "latency_ratio_fp32": _latency_ratio(blocks["student-int8"], blocks["student-fp32"]),
+            },
             "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},
             "device": bench["device"],
             "conditions": bench["conditions"],
@@ -484,3 +487,14 @@ class _Pipeline:
         sections = {**self.recipe.effective_sections(), **effective}
         deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
         return hashlib.sha256(canonical_json(deciding)).hexdigest()
+
+
+def _latency_ratio(
+    blocks: Sequence[float] | None, base: Sequence[float] | None
+) -> dict[str, float | int] | None:
+    """Return how the block medians (ms) of two models measured in alternation compare; None if not measured."""
+    from dataclasses import asdict
+
+    from edgekd.benchmarking.statistics import paired_ratio
+
+    return None if blocks is None or base is None else asdict(paired_ratio(blocks, base))

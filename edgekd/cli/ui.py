@@ -145,8 +145,12 @@ def report_table(content: Mapping[str, Any]) -> None:
         f"{100 * (teacher['top1'] - int8['top1']):.2f} points less accurate; it agrees with the fp32 student on "
         f"{share(content['int8']['agreement_fp32'])} of the samples."
     )
+    ratio = content["int8"]["latency_ratio_fp32"]
+    if ratio is not None:
+        slower = "; at this size the INT8 file is the slower one" if ratio["min"] > 1 else ""
+        click.echo(f"Its latency is {ratio['median']:.2f} times the fp32 student's in alternating runs{slower}.")
     if content["conditions"]["verdict"] != "valid":
-        click.echo(f"Latency: {content['conditions']['verdict']}")
+        click.echo(f"Conditions of the latencies: {content['conditions']['verdict']}")
 
 
 def bytes_text(count: int | None) -> str:

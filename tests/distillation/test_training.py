@@ -197,3 +197,11 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[0] == pytest.approx(0.2 / 11)
     assert rates[-1] < 0.001
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_narrow_strided_convolutions_are_kept_out_of_channels_last() -> None:
+    """There oneDNN's backward pass corrupts the heap; wide ones are trained in the faster order."""
+    for name, safe in (("resnet8x0.25", False), ("resnet8x0.5", False), ("resnet8", True), ("wrn-16-2", True)):
+        assert training._safe_in_channels_last(build(name, classes=3, shape=(1, 8, 8))) is safe, name
+    grouped = nn.Conv2d(32, 32, 1, stride=2, groups=4)
+    assert not training._safe_in_channels_last(grouped)
