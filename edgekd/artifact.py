@@ -40,32 +40,46 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to a temporary name beside `path`, then move it into place.
+def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files under temporary names beside their places, then move all of them there, in order.
 
-    Whatever stood at `path` stays intact until the new file is whole and on the disk.
+    Whatever stood there stays intact until every new file is whole and on the disk.
 
     Raises:
-        OutputError: the place cannot be written, or the disk is full; nothing half-written is left.
+        OutputError: a place cannot be written, or the disk is full; nothing half-written is left.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
+    temporaries = {path: path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}") for path in contents}
+    try:
+        for path, data in contents.items():
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporaries[path].open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        for path, temporary in temporaries.items():
+            with writing(path):
+                temporary.replace(path)
+    except BaseException:
+        for temporary in temporaries.values():
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise
+        raise
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write one file whole or not at all; see `write_files`."""
+    write_files({path: data})
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON; a NaN in it is a fault of the caller and raises `ValueError`."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, indented_json(value))
+
+
+def indented_json(value: Mapping[str, Any]) -> bytes:
+    """Return `value` as JSON for people; a NaN in it raises `ValueError`."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def rounded(value: float, digits: int = 6) -> float:
@@ -176,20 +190,17 @@ def store(
         metrics=dict(metrics or {}),
         extra=dict(extra or {}),
     )
-    write_bytes(path, data)
-    write_json(
-        card_path(path),
-        {
-            "schema": SCHEMA,
-            "file": path.name,
-            "sha256": artifact.sha256,
-            "bytes": len(data),
-            "key": origin.key,
-            **origin.to_json(),
-            "metrics": artifact.metrics,
-            "extra": artifact.extra,
-        },
-    )
+    card = {
+        "schema": SCHEMA,
+        "file": path.name,
+        "sha256": artifact.sha256,
+        "bytes": len(data),
+        "key": origin.key,
+        **origin.to_json(),
+        "metrics": artifact.metrics,
+        "extra": artifact.extra,
+    }
+    write_files({path: data, card_path(path): indented_json(card)})
     return artifact
 
 

@@ -96,11 +96,11 @@ def reading(path: str | PathLike[str], kind: type[EdgekdError], what: str = "fil
 
 
 @contextmanager
-def writing(path: str | PathLike[str]) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into an `OutputError`."""
+def writing(path: str | PathLike[str], elsewhere: str = "choose another place with -o") -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into an `OutputError`; `elsewhere` says how to choose another place."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space or choose another place with -o" if full else "choose another place with -o"
+        advice = f"free some space or {elsewhere}" if full else elsewhere
         raise OutputError(f"{path}: cannot write here: {error.strerror or error}; {advice}") from error

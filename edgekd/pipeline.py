@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.artifact import Artifact, Origin, canonical_json, find, locked_folder, rounded, store, write_json
+from edgekd.artifact import (
+    Artifact,
+    Origin,
+    canonical_json,
+    find,
+    indented_json,
+    locked_folder,
+    rounded,
+    store,
+    write_json,
+)
 from edgekd.errors import GateError, require_extra
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
@@ -353,7 +363,7 @@ class _Pipeline:
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            return (json.dumps(self._score(roles), indent=2) + "\n").encode(), {}
+            return indented_json(self._score(roles)), {}
 
         artifact = self.stage("evaluation.json", origin, make)
         scores: dict[str, dict[str, Any]] = json.loads(artifact.path.read_bytes())
@@ -489,9 +499,7 @@ class _Pipeline:
         return hashlib.sha256(canonical_json(deciding)).hexdigest()
 
 
-def _latency_ratio(
-    blocks: Sequence[float] | None, base: Sequence[float] | None
-) -> dict[str, float | int] | None:
+def _latency_ratio(blocks: Sequence[float] | None, base: Sequence[float] | None) -> dict[str, float | int] | None:
     """Return how the block medians (ms) of two models measured in alternation compare; None if not measured."""
     from dataclasses import asdict
 

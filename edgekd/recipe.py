@@ -71,6 +71,7 @@ class DigitsData(SplitSettings):
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships."""
 
     source: Literal["digits"]
+    """Where samples come from."""
 
 
 class ImageData(SplitSettings):
@@ -90,6 +91,7 @@ class IdxData(ImageData):
     """The four IDX files of MNIST and its relatives, plain or `.gz`."""
 
     source: Literal["idx"]
+    """Where samples come from."""
     labels: tuple[str, ...] = ()
     """Names of the classes; their numbers by default."""
 
@@ -98,6 +100,7 @@ class ImageFolderData(ImageData):
     """`<class>/<image>` files, with or without `train/` and `test/` above them."""
 
     source: Literal["image-folder"]
+    """Where samples come from."""
     size: tuple[Count, Count] | None = None
     """Height and width the model takes; that of the first image by default."""
     colour: Literal["RGB", "gray"] = "RGB"
@@ -111,6 +114,7 @@ class NpzData(SplitSettings):
     """An `.npz` file with `labels` and one array of samples: float32 as the model takes it, or uint8 images."""
 
     source: Literal["npz"]
+    """Where samples come from."""
     path: Path
     """The file, relative to the recipe. `$NAME` is taken from the environment."""
 
@@ -131,16 +135,21 @@ class TrainingSettings(Settings):
     """How a network is trained."""
 
     epochs: int = Field(default=30, ge=1)
+    """Passes over the training samples; the best one on the validation split is kept."""
     batch_size: int = Field(default=64, ge=1)
+    """Samples in a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     learning_rate: float = Field(default=0.1, gt=0)
     """The highest one: it rises linearly in the warm-up, then falls to zero on a half cosine."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD, in Nesterov's form."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    """Of all weights."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a label that is spread over all classes, where labels alone are learnt from."""
     workers: int = Field(default=0, ge=0)
     """Processes that read data. They change the speed and nothing else."""
     checkpoint_s: float = Field(default=10.0, ge=0)
@@ -169,6 +178,7 @@ class ExportSettings(Settings):
     """How the ONNX file is written."""
 
     opset: int = Field(default=18, ge=17, le=20)
+    """Version of the ONNX operators."""
 
 
 class QuantizeSettings(Settings):
@@ -186,7 +196,9 @@ class BenchSettings(Settings):
     """How latency and memory are measured."""
 
     device: str = "local"
+    """A profile of `edgekd devices list`."""
     threads: Count = 1
+    """Threads of an operator."""
     duration_s: float = Field(default=2.0, gt=0, le=3600)
     """Seconds of timed runs for each model."""
     repeats: int = Field(default=4, ge=2, multiple_of=2)
@@ -199,13 +211,21 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder is `runs/<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the splits, the first weights, the order of samples and their augmentation."""
     data: DataSettings
+    """Where samples come from and how they are shared out."""
     teacher: TeacherSettings
+    """The network to learn from."""
     student: ModelSettings
+    """The network to ship."""
     distill: DistillSettings = DistillSettings()
+    """How the student learns."""
     export: ExportSettings = ExportSettings()
+    """How the ONNX file is written."""
     quantize: QuantizeSettings = QuantizeSettings()
+    """How it gets 8 bits."""
     bench: BenchSettings = BenchSettings()
+    """How latency and memory are measured."""
 
     @model_validator(mode="after")
     def _shares_leave_samples(self) -> Recipe:

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=options.FILE)
 @click.option("--data", required=True, metavar="DATA", help="An .npz, a folder of images, or RECIPE.toml#split.")
 @click.option("--reference", type=options.FILE, metavar="FP32.onnx", help="Compare with this model's answers.")
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 1),
-    metavar="F",
-    help="The gate against the reference: largest loss of top-1, or of agreement where there are no labels.",
-)
+@options.max_drop
 @options.image_options
 @click.option("--device", default="local", show_default=True, metavar="NAME", help="Where the model runs.")
 @options.json_file

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     from edgekd.data import Contract
 
@@ -25,6 +24,28 @@ overrides = click.option(
 )
 run_folder = click.option(
     "-o", "output", type=FILE, metavar="DIR", help="The run's folder.  [default: runs/<recipe name>]"
+)
+
+
+class Share(click.FloatRange):
+    """A number from 0 to 1. NaN, which compares with nothing, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return it as a float."""
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not in the range 0<=x<=1.", param, ctx)
+        return number
+
+
+max_drop = click.option(
+    "--max-drop",
+    type=Share(),
+    metavar="F",
+    help="The gate, against the fp32 model: largest loss of top-1, or of agreement where there are no labels.",
 )
 contract = click.option(
     "--contract", type=FILE, metavar="FILE", help="JSON: how images become inputs, for a model that does not say."

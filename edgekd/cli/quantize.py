@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     "--target", default="auto", show_default=True, metavar="NAME", help="Instruction set; auto is this machine's."
 )
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="At most so many calibration samples.")
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 1),
-    metavar="F",
-    help="The gate, on the evaluation data: largest loss of top-1, or of agreement where there are no labels.",
-)
+@options.max_drop
 @options.image_options
 @click.option("-o", "output", type=options.FILE, required=True, metavar="OUT.onnx")
 @options.json_file

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from edgekd.errors import ModelError
+from edgekd.errors import ModelError, writing
 from edgekd.runtime import open_model
+
+TEMPORARY = "set TMPDIR to another folder"
 
 
 def fold(content: bytes, name: str) -> onnx.ModelProto:
@@ -23,10 +25,15 @@ def fold(content: bytes, name: str) -> onnx.ModelProto:
 
     Raises:
         ModelError: it cannot be loaded, or its shapes contradict each other.
+        OutputError: the system's temporary folder has no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+    with writing(tempfile.gettempdir(), TEMPORARY), tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         path = Path(folder) / "folded.onnx"
-        source = open_model(content, name=name, optimized_path=path)
+        try:
+            source = open_model(content, name=name, optimized_path=path)
+        except ModelError:
+            path.write_bytes(content)  # a full disk is the model's fault only in onnxruntime's words
+            raise
         model = onnx.load(path)
     _keep_used_domains(model)
     del model.metadata_props[:]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,9 +97,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 7, 11, 17])
-def test_a_killed_training_resumes_bit_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_a_killed_training_resumes_bit_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     expected = dump_weights(train(network()).module)
     checkpoints = Checkpoints(path=tmp_path / "c.pt", key="k", every_s=0)
     seen = 0
@@ -196,7 +195,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates.index(max(rates)) == 10
     assert rates[0] == pytest.approx(0.2 / 11)
     assert rates[-1] < 0.001
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_narrow_strided_convolutions_are_kept_out_of_channels_last() -> None:

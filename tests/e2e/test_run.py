@@ -111,7 +111,12 @@ def kill_when(command: list[str], folder: Path, line: str, delay_s: float) -> No
 @pytest.mark.parametrize(
     "kills",
     [
-        [("train the teacher ...", 0.3), ("train the teacher", 0.1), ("train the control", 0.2), ("export: teacher", 0)],
+        [
+            ("train the teacher ...", 0.3),
+            ("train the teacher", 0.1),
+            ("train the control", 0.2),
+            ("export: teacher", 0),
+        ],
         [("distil the student ...", 0.1), ("distil the student", 0.2), ("export: student", 1.0), ("bench ...", 0.2)],
     ],
     ids=["training", "later"],

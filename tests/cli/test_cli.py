@@ -1,0 +1,295 @@
+"""The command line: exit codes, one message, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.cli import VERBS, main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Line = Callable[..., str]
+
+
+@pytest.fixture
+def line(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Run a command in this process; return what it printed on standard output, or the error message."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert end.value.code == code, printed.err
+        if not code:
+            return printed.out
+        assert "Traceback" not in printed.err
+        return printed.err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path, make_conv_net: Callable[..., onnx.ModelProto]) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(), path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path, images: np.ndarray) -> Path:
+    path = tmp_path / "data.npz"
+    np.savez(path, input=images, labels=np.arange(64) % 4)
+    return path
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_help_names_every_verb_and_the_exit_codes(line: Line) -> None:
+    text = line("--help")
+    for verb in VERBS:
+        assert f"\n  {verb} " in text
+    assert "4 a gate not met" in " ".join(text.split())
+
+
+def test_the_version(line: Line) -> None:
+    import edgekd
+
+    assert edgekd.__version__ in line("--version")
+
+
+def test_quantize_evaluate_and_bench_by_file(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    said = line("quantize", model, "--calibration", data, "--evaluation", data, "-o", "q.onnx", "--json", "q.json")
+    assert "q.onnx" in said
+    assert "SQNR" in said
+    content = json.loads((tmp_path / "q.json").read_bytes())
+    assert content["schema"] == "edgekd.quantization/1"
+    assert content["gate"] == {"max_drop": None, "met": None}
+    assert "top-1" in line("evaluate", "q.onnx", "--data", data, "--reference", model, "--json", "e.json")
+    content = json.loads((tmp_path / "e.json").read_bytes())
+    assert content["schema"] == "edgekd.evaluation/1"
+    assert content["agreement"] > 0.9
+    table = line("bench", model, "q.onnx", "--runs", "20", "--threads", "1", "--json", "b.json")
+    assert "net.onnx" in table
+    content = json.loads((tmp_path / "b.json").read_bytes())
+    assert content["schema"] == "edgekd.bench/1"
+    assert [entry["path"] for entry in content["models"]] == [str(model), "q.onnx"]
+    assert content["models"][0]["latency_ms"]["samples"] == 20
+
+
+def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
+    line: Line, model: Path, tmp_path: Path, images: np.ndarray
+) -> None:
+    np.savez(tmp_path / "narrow.npz", input=images * np.float32(0.001))
+    np.savez(tmp_path / "wide.npz", input=images)
+    arguments = ("quantize", model, "--calibration", "narrow.npz", "--evaluation", "wide.npz", "-o", "q.onnx")
+    message = line(*arguments, "--max-drop", "0", "--json", "q.json", code=4)
+    assert "gate not met: agreement" in message
+    assert "q.onnx" in message
+    assert (tmp_path / "q.onnx").exists()
+    assert json.loads((tmp_path / "q.json").read_bytes())["gate"] == {"max_drop": 0.0, "met": False}
+    message = line("evaluate", "q.onnx", "--data", "wide.npz", "--reference", model, "--max-drop", "0", code=4)
+    assert "gate not met" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["quantise"], 2, "No such command 'quantise'"),
+        (["run", "absent.toml"], 2, "absent.toml: no such recipe"),
+        (["run"], 2, "Missing argument"),
+        (["evaluate", "absent.onnx", "--data", "data.npz"], 3, "absent.onnx: no such model file"),
+        (["evaluate", "net.onnx", "--data", "absent.npz"], 3, "absent.npz"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--max-drop", "0.1"], 2, "--reference"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--device", "phone"], 2, "unknown device 'phone'"),
+        (["evaluate", "text.onnx", "--data", "data.npz"], 3, "text.onnx: not an ONNX model"),
+        (["evaluate", "net.onnx", "--data", "text.npz"], 3, "text.npz"),
+        (
+            ["evaluate", "net.onnx", "--data", "other.npz"],
+            3,
+            "no array for the model's input 'input' (perhaps you meant 'inptu'?)",
+        ),
+        (["evaluate", "net.onnx", "--data", "wide.npz"], 3, "takes 'input' of shape"),
+        (["evaluate", "net.onnx", "--data", "nan.npz"], 3, "NaN"),
+        (["evaluate", "net.onnx", "--data", "labels.npz"], 3, "out of range"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--contract", "text.npz"], 3, "text.npz: not JSON"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--json", "text.npz/e.json"], 2, "cannot write here"),
+        (
+            ["quantize", "net.onnx", "--calibration", "data.npz", "--target", "x87", "-o", "q.onnx"],
+            2,
+            "unknown target",
+        ),
+        (["quantize", "net.onnx", "--calibration", "data.npz", "-o", "text.npz/q.onnx"], 2, "cannot write here"),
+        (["quantize", "text.onnx", "--calibration", "data.npz", "-o", "q.onnx"], 3, "not an ONNX model"),
+        (
+            ["quantize", "net.onnx", "--calibration", "data.npz", "--max-drop", "0.1", "-o", "q.onnx"],
+            2,
+            "--evaluation",
+        ),
+        (
+            ["quantize", "net.onnx", "--calibration", "data.npz", "--max-drop", "nan", "-o", "q.onnx"],
+            2,
+            "not in the range",
+        ),
+        (["bench", "absent.onnx"], 3, "absent.onnx"),
+        (["bench", "text.onnx"], 3, "text.onnx"),
+        (["bench", "net.onnx", "--device", "phone"], 2, "unknown device 'phone'"),
+        (["bench", "net.onnx", "--duration", "soon"], 2, "expected a duration such as 10s"),
+        (["bench", "net.onnx", "--threads", "0"], 2, "expected numbers of threads"),
+        (["bench", "net.onnx", "--dim", "batch=0"], 2, "expected an axis and its extent"),
+        (["bench", "net.onnx", "--runs", "5", "--duration", "1s"], 2, "either --duration or --runs"),
+        (["export", "absent.safetensors", "--model", "resnet8", "-o", "m.onnx"], 3, "absent.safetensors"),
+        (["devices", "show", "phone"], 2, "unknown device 'phone'"),
+        (["recipe", "init", "digit"], 2, "perhaps you meant 'digits'"),
+        (["recipe", "check", "text.npz"], 2, "not a TOML file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_message_and_its_exit_code(
+    line: Line,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    images: np.ndarray,
+    arguments: list[str],
+    code: int,
+    expected: str,
+) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", inptu=images)
+    np.savez(tmp_path / "wide.npz", input=images[:, :, :4])
+    np.savez(tmp_path / "nan.npz", input=np.where(np.arange(8) == 3, np.nan, images).astype(np.float32))
+    np.savez(tmp_path / "labels.npz", input=images, labels=np.full(64, 7))
+    before = files(tmp_path)
+    message = line(*arguments, code=code)
+    assert expected in message
+    assert message.count("edgekd: ") + message.count("Error: ") == 1
+    assert files(tmp_path) == before
+
+
+def test_a_truncated_model_and_a_truncated_archive(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-100])
+    (tmp_path / "cut.npz").write_bytes(data.read_bytes()[:-100])
+    assert "cut.onnx: not an ONNX model" in line("evaluate", "cut.onnx", "--data", data, code=3)
+    assert "cut.npz" in line("evaluate", model, "--data", "cut.npz", code=3)
+
+
+def test_a_fault_of_edgekd_is_called_one(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("edgekd.devices.list_profiles", broken)
+    message = line("devices", "list", code=1)
+    assert "a fault of edgekd itself: ZeroDivisionError: by zero" in message
+    with pytest.raises(ZeroDivisionError):
+        main(["devices", "list", "--debug"])
+
+
+def test_debug_shows_where(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "absent.onnx", "--data", "x.npz", "--debug"])
+    assert end.value.code == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_recipes_are_made_and_checked(line: Line, tmp_path: Path) -> None:
+    line("recipe", "init", "digits", "-o", "mine.toml")
+    assert "good" in line("recipe", "check", "mine.toml")
+    assert "exists already" in line("recipe", "init", "digits", "-o", "mine.toml", code=2)
+    assert json.loads(line("recipe", "schema"))["title"] == "Recipe"
+    message = line("recipe", "check", "mine.toml", "--set", "distill.alhpa=0.5", code=2)
+    assert "unknown key 'distill.alhpa' (perhaps you meant 'alpha'?)" in message
+
+
+def test_devices_are_listed_and_shown(line: Line) -> None:
+    assert "local" in line("devices", "list")
+    assert "driver" in line("devices", "show", "local")
+    assert "cpu_model" in line("devices", "probe", "local")
+
+
+BLOCKED = ("torch", "onnxscript", "safetensors", "sklearn", "accelerate", "optuna")
+
+
+def without_extras(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command where nothing of the extras can be imported."""
+    script = f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED!r}))\nfrom edgekd.cli import main\nmain()"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_board_needs_no_torch(model: Path, data: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("quantize", model, "--calibration", data, "-o", "q.onnx"),
+        ("evaluate", "q.onnx", "--data", data, "--reference", model),
+        ("bench", model, "q.onnx", "--runs", "8"),
+        ("devices", "list"),
+        ("recipe", "init", "digits"),
+        ("recipe", "check", "digits.toml"),
+    ):
+        ran = without_extras(tmp_path, *arguments)
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_a_verb_that_needs_an_extra_says_which(tmp_path: Path) -> None:
+    without_extras(tmp_path, "recipe", "init", "digits")
+    (tmp_path / "c.json").write_text("{}")
+    for arguments in (
+        ("run", "digits.toml"),
+        ("distill", "digits.toml"),
+        ("export", "w.safetensors", "--model", "resnet8", "-o", "m.onnx"),
+    ):
+        ran = without_extras(tmp_path, *arguments)
+        assert ran.returncode == 6, ran.stderr
+        assert "pip install 'edgekd[train]'" in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_a_full_disk_leaves_nothing_half_written(model: Path, data: Path, tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "q.onnx").write_bytes(b"earlier")
+    before = files(tmp_path)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    command = [sys.executable, "-m", "edgekd", "quantize", model, "--calibration", data, "-o", "q.onnx"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=limit,
+        env={**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None,
+    )  # fmt: skip
+    assert ran.returncode == 2, ran.stderr
+    assert "cannot write here" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert (tmp_path / "q.onnx").read_bytes() == b"earlier"
+    assert files(tmp_path) == before
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m edgekd recipe schema | head -n 1; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "{\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell: str) -> None:
+    environment = {**os.environ, "_EDGEKD_COMPLETE": f"{shell}_source"}
+    ran = subprocess.run(
+        [str(Path(sys.executable).with_name("edgekd"))], capture_output=True, text=True, check=False, env=environment
+    )
+    assert "_EDGEKD_COMPLETE" in ran.stdout

@@ -1,0 +1,88 @@
+"""What the documents say is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+def make_quick(recipe: Path) -> None:
+    """Keep a recipe as it is but for its length: one epoch, short measurements."""
+    text = re.sub(r"^epochs = \d+", "epochs = 1", recipe.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^max_drop = .*", "max_drop = 1.0", text, flags=re.MULTILINE)
+    recipe.write_text(text + "\n[bench]\nduration_s = 0.02\nrepeats = 2\n")
+
+
+def test_the_commands_of_the_readme(tmp_path: Path) -> None:
+    commands = [line[2:] for block in blocks(ROOT / "README.md", "console") for line in block.splitlines()]
+    assert len(commands) >= 9
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "edgekd"
+        ran = run([sys.executable, "-m", "edgekd", *arguments], tmp_path)
+        assert ran.returncode == 0, f"{command}\n{ran.stderr}"
+        if command.startswith("edgekd recipe init"):
+            make_quick(tmp_path / "mine.toml")
+    made = {path.name for path in (tmp_path / "runs" / "mine").iterdir()}
+    assert made >= {"teacher.onnx", "control.onnx", "student.onnx", "student.int8.onnx", "report.json"}
+
+
+def test_the_library_example_of_the_readme(tmp_path: Path) -> None:
+    (example,) = blocks(ROOT / "README.md", "python")
+    ran = run([sys.executable, "-W", "error::UserWarning", "-c", example], tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "edgekd.evaluation/1" in ran.stdout
+
+
+def test_the_makefile_has_what_the_readme_promises() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    documents = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    targets = re.findall(r"^make (\w+)", documents, re.MULTILINE)
+    assert {"demo", "test", "lint"} <= set(targets)
+    for target in targets:
+        assert f"\n{target}:" in makefile
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_every_setting_stands_in_the_recipe_reference() -> None:
+    from edgekd.recipe import recipe_schema
+
+    reference = (ROOT / "docs" / "recipe.md").read_text()
+    for name, section in recipe_schema()["$defs"].items():
+        for key, setting in section["properties"].items():
+            if key != "source":
+                assert f"| `{key}` |" in reference, f"{name}.{key}"
+                assert " ".join(setting["description"].split()) in reference, f"{name}.{key}"
+
+
+def test_the_extras_are_those_that_the_code_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    code = "".join(path.read_text() for path in (ROOT / "edgekd").rglob("*.py"))
+    named = set(re.findall(r'require_extra\("(\w+)"', code))
+    assert "train" in named
+    assert named <= set(project["optional-dependencies"])
+    assert not any(requirement.startswith("torch") for requirement in project["dependencies"])
