@@ -34,7 +34,7 @@ from onnx import helper, numpy_helper
 from edgekd.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -220,15 +220,15 @@ class _Graph:
 
         int8 straight from a QuantizeLinear becomes uint8 there.
         """
-        kind = self.integer_type(*_pair(dequantizer, 0, 2))
+        kind = self.integer_type(*_operand(dequantizer, 0, 2))
         node = self.makers.get(dequantizer.input[0])
         while node is not None and node.op_type in _RESHAPES:
             node = self.makers.get(node.input[0])
         return "uint8" if kind == "int8" and node is not None and node.op_type == "QuantizeLinear" else kind
 
     def is_quantized(self, name: str) -> bool:
-        """Return whether everything that reads a tensor lets onnxruntime move a QuantizeLinear up to it."""
-        return bool(self._quantizers(name))
+        """Return whether a tensor goes to QuantizeLinear alone, with one scale and zero point."""
+        return len({self._parameters(node) for node in self._quantizers(name)}) == 1
 
     def _quantizers(self, name: str) -> list[onnx.NodeProto]:
         """Return the QuantizeLinear nodes that a tensor goes to; none if it goes elsewhere too."""
@@ -249,6 +249,10 @@ class _Graph:
             found += reached
         return [] if name in self.outputs else found
 
+    def _parameters(self, quantizer: onnx.NodeProto) -> tuple[bytes | str, ...]:
+        values = [(name, self.constant(name)) for name in quantizer.input[1:]]
+        return tuple(name if value is None else value.tobytes() for name, value in values)
+
     def _made_redundant(self, node: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:
         """Return whether quantizing clips at least as much as a Relu or Clip does; True where it is not known."""
         scale = self.constant(quantizer.input[1])
@@ -266,10 +270,11 @@ class _Graph:
         lowest, highest = np.rint(np.array([low, high]) / scale.item()) + point
         return bool(lowest <= np.iinfo(kind).min and highest >= np.iinfo(kind).max)
 
-    def _reordered(self, node: onnx.NodeProto, source: Any) -> NDArray[Any] | None:
+    def _reordered(self, node: onnx.NodeProto, source: Callable[[str], NDArray[Any] | None]) -> NDArray[Any] | None:
+        """Return what `source` finds behind an Identity or a Transpose, in the order the latter gives it."""
         if node.op_type not in ("Identity", "Transpose"):
             return None
-        found: NDArray[Any] | None = source(node.input[0])
+        found = source(node.input[0])
         if found is None or node.op_type == "Identity":
             return found
         turned: NDArray[Any] = found.transpose(_attributes(node).get("perm"))
@@ -314,9 +319,9 @@ def _layers(graph: _Graph) -> Iterator[IntegerLayer]:
 
 def _operator_layers(graph: _Graph, node: onnx.NodeProto) -> Iterator[IntegerLayer]:
     activations, *weights = _OPERATORS[node.op_type]
-    signed = activations[1] is not None and graph.integer_type(*_pair(node, *activations)) == "int8"
+    signed = activations[1] is not None and graph.integer_type(*_operand(node, *activations)) == "int8"
     for operand in weights:
-        tensor, zero_point = _pair(node, *operand)
+        tensor, zero_point = _operand(node, *operand)
         values = graph.constant(tensor)
         if values is not None or graph.integer_type(tensor, zero_point) != "uint8":
             yield _layer(node, tensor, values, "int8" if signed else "uint8")
@@ -379,10 +384,10 @@ def quantized_on_loading(weights: NDArray[np.float32]) -> NDArray[np.int8]:
     return values
 
 
-def _pair(node: onnx.NodeProto, index: int, zero_point: int | None) -> tuple[str, str]:
-    """Return the names of two inputs, the second empty where the node has none."""
-    has = zero_point is not None and zero_point < len(node.input)
-    return node.input[index], node.input[zero_point] if has and zero_point is not None else ""
+def _operand(node: onnx.NodeProto, index: int, zero_point: int | None) -> tuple[str, str]:
+    """Return the names of an integer input and of its zero point, the latter empty where the node has none."""
+    named = zero_point is not None and zero_point < len(node.input)
+    return node.input[index], node.input[zero_point] if named and zero_point is not None else ""
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -1,36 +1,69 @@
-"""Static INT8: weights and activations quantized once, from calibration data, in QDQ form."""
+"""Static INT8: weights and activations quantized once, from calibration data, for a target.
+
+The way of a model: constants and batch normalisation are folded; calibration samples set the range of every
+activation and the moments of every layer's input; onnxruntime's quantizer writes the QDQ form; then the weights are
+replaced by better ones: scales at which no pair of products can saturate where the target sums pairs in 16 bits
+(`weights.py`), integers rounded with the errors in view (`rounding.py`), biases that make good what is left of the
+mean error (`correction.py`). A certificate says whether the file can saturate (`saturation.py`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import onnx
 
-from edgekd.artifact import write_bytes
+from edgekd.artifact import indented_json, write_bytes, write_files
 from edgekd.errors import ModelError, UsageError
 from edgekd.graph.folding import fold
 from edgekd.graph.metadata import cap_ir_version, write_metadata
 from edgekd.graph.traces import strip_traces
 from edgekd.progress import SILENT, Progress
 from edgekd.quantization.calibration import Ranges, minmax_ranges
-from edgekd.runtime import Model, open_model, open_samples, predict, read_model
+from edgekd.quantization.correction import corrected_bias
+from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
+from edgekd.quantization.moments import Moments, collect_moments
+from edgekd.quantization.rounding import round_with_feedback
+from edgekd.quantization.saturation import Certificate, certify
+from edgekd.quantization.weights import QuantizedWeights, quantize_weights
+from edgekd.runtime import open_model, open_samples, predict, read_model
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import onnx
+    from numpy.typing import NDArray
 
     from edgekd.data import Contract
     from edgekd.data.opening import DataLike
     from edgekd.data.samples import Samples
 
 SCHEMA = "edgekd.quantization/1"
-QUANTIZED_TYPES = ("Conv", "Gemm", "MatMul")
+MANIFEST_SCHEMA = "edgekd.quantized-files/1"
+Rounding = Literal["gptq", "nearest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How 8 bits are chosen.
+
+    Attributes:
+        rounding: `"gptq"` rounds with the errors in view, `"nearest"` each weight for itself.
+        bias_correction: Whether biases make good the mean error that rounding leaves.
+    """
+
+    rounding: Rounding = "gptq"
+    bias_correction: bool = True
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the inputs of layers have to be looked at."""
+        return self.rounding == "gptq" or self.bias_correction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +76,7 @@ class Quantized:
         effective: The settings that took effect.
         samples: Calibration samples used.
         fp32_layers: Layers (Conv, Gemm, MatMul) left in fp32, by node name.
+        saturation: What the file's weights say of saturation on the target.
         evaluation: Against the fp32 model, when evaluation data was given.
         max_drop: The gate, or None.
     """
@@ -52,6 +86,7 @@ class Quantized:
     effective: Mapping[str, Any]
     samples: int
     fp32_layers: tuple[str, ...]
+    saturation: Certificate
     evaluation: Evaluation | None = None
     max_drop: float | None = None
 
@@ -69,6 +104,7 @@ class Quantized:
             "target": self.target.name,
             "effective": dict(self.effective),
             "fp32_layers": list(self.fp32_layers),
+            "saturation": self.saturation.to_json(),
             "calibration": {"samples": self.samples, "method": "minmax"},
             "gate": {"max_drop": self.max_drop, "met": self.gate_met},
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
@@ -81,6 +117,7 @@ def quantize(
     output: str | Path | None,
     *,
     target: str = "auto",
+    method: Method | None = None,
     samples: int | None = None,
     evaluation: DataLike | None = None,
     max_drop: float | None = None,
@@ -98,6 +135,7 @@ def quantize(
         calibration: Data that sets the ranges; see `edgekd.evaluate` for its forms.
         output: The file to write; None to write none.
         target: Name of an instruction set (`edgekd.targets`); `"auto"` is this machine's.
+        method: How 8 bits are chosen; the best by default.
         samples: At most so many calibration samples; all by default.
         evaluation: Data to score the result on, against the fp32 model.
         max_drop: The gate, judged on `evaluation`: largest loss of top-1 (of agreement without labels).
@@ -112,47 +150,187 @@ def quantize(
         UsageError: no such target, or a gate without data to judge it on.
         OutputError: the file cannot be written; an earlier one stays.
     """
-    if max_drop is not None and evaluation is None:
-        raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
     chosen = find_target(target)
-    name = "the model" if isinstance(model, bytes) else str(model)
-    content = model if isinstance(model, bytes) else read_model(model)
-    original = open_model(content, name=name)
-    data = open_samples(original, calibration, contract=contract, labels=labels)
-    judges = None if evaluation is None else open_samples(original, evaluation, contract=contract, labels=labels)
-    folded = fold(content, name)
-    _require_quantizable(folded, name)
-    ranges = minmax_ranges(folded, data, name=name, limit=samples, progress=progress)
-    quantized = to_qdq(folded, ranges, chosen)
-    write_metadata(quantized, {"edgekd.target": chosen.name, **(metadata or {})})
-    result = quantized.SerializeToString(deterministic=True)
-    scored = None
-    if judges is not None:
-        scored = _judge(result, original, judges, name if output is None else str(output), progress)
-    if output is not None:
-        write_bytes(Path(output), result)
-    return Quantized(
-        content=result,
-        target=chosen,
-        effective={
-            "target": chosen.name,
-            "activations": chosen.activations,
-            "weights": chosen.weights,
-            "weight_bits": 7 if chosen.pairs_saturate else 8,
-            "per_channel": True,
-            "format": "QDQ",
-        },
-        samples=min(len(data), samples or len(data)),
-        fp32_layers=fp32_layers(quantized),
-        evaluation=scored,
+    session = Quantization(
+        model,
+        calibration,
+        method=method or Method(),
+        samples=samples,
+        evaluation=evaluation,
         max_drop=max_drop,
+        contract=contract,
+        labels=labels,
+        metadata=metadata or {},
+        progress=progress,
     )
+    result = session.run(chosen, None if output is None else str(output))
+    if output is not None:
+        write_bytes(Path(output), result.content)
+    return result
+
+
+def quantize_for_targets(
+    model: str | Path,
+    calibration: DataLike,
+    folder: str | Path,
+    *,
+    targets: Sequence[str],
+    method: Method | None = None,
+    samples: int | None = None,
+    evaluation: DataLike | None = None,
+    max_drop: float | None = None,
+    contract: Contract | None = None,
+    labels: str = "folder",
+    progress: Progress = SILENT,
+) -> list[Quantized]:
+    """Quantize a model for several targets, calibrating once: `<stem>.<target>.onnx` each, and `manifest.json`.
+
+    See `quantize` for the arguments and errors. Files are written together, all or none.
+    """
+    chosen = list(dict.fromkeys(find_target(name) for name in targets))
+    session = Quantization(
+        model,
+        calibration,
+        method=method or Method(),
+        samples=samples,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        contract=contract,
+        labels=labels,
+        metadata={},
+        progress=progress,
+    )
+    names = {target.name: f"{Path(model).stem}.{target.name}.onnx" for target in chosen}
+    results = [session.run(target, str(Path(folder) / names[target.name])) for target in chosen]
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "files": [
+            {
+                "target": result.target.name,
+                "file": names[result.target.name],
+                "sha256": hashlib.sha256(result.content).hexdigest(),
+                "machine": result.target.machine,
+                "saturation": result.saturation.to_json(worst=0),
+            }
+            for result in results
+        ],
+    }
+    contents = {Path(folder) / names[result.target.name]: result.content for result in results}
+    write_files({**contents, Path(folder) / "manifest.json": indented_json(manifest)})
+    return results
+
+
+class Quantization:
+    """One model and its calibration, from which files for any target are made."""
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        calibration: DataLike,
+        *,
+        method: Method,
+        samples: int | None,
+        evaluation: DataLike | None,
+        max_drop: float | None,
+        contract: Contract | None,
+        labels: str,
+        metadata: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        if max_drop is not None and evaluation is None:
+            raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
+        self._name = "the model" if isinstance(model, bytes) else str(model)
+        content = model if isinstance(model, bytes) else read_model(model)
+        self._original = open_model(content, name=self._name)
+        data = open_samples(self._original, calibration, contract=contract, labels=labels)
+        self._judges: Samples | None = None
+        if evaluation is not None:
+            self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
+        self._model = fold(content, self._name)
+        _require_quantizable(self._model, self._name)
+        self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata, progress
+        self._samples = min(len(data), samples or len(data))
+        self._ranges = minmax_ranges(self._model, data, name=self._name, limit=samples, progress=progress)
+        if method.bias_correction:
+            add_missing_biases(self._model)
+        self._layers = find_layers(self._model)
+        self._moments: dict[str, Moments] = {}
+        if method.needs_moments:
+            self._moments = collect_moments(
+                self._model, self._layers, data, name=self._name, limit=samples, progress=progress
+            )
+        self._expected: NDArray[Any] | None = None
+
+    def run(self, target: Target, path: str | None) -> Quantized:
+        """Return the file for a target; `path` is what its evaluation calls it."""
+        quantized = to_qdq(self._model, self._ranges, target)
+        self._improve(quantized, target)
+        write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})
+        content = quantized.SerializeToString(deterministic=True)
+        return Quantized(
+            content=content,
+            target=target,
+            effective={
+                "target": target.name,
+                "activations": target.activations,
+                "weights": target.weights,
+                "scales": "pair-safe" if target.pairs_saturate else "full",
+                "per_channel": True,
+                "format": "QDQ",
+                **asdict(self._method),
+            },
+            samples=self._samples,
+            fp32_layers=fp32_layers(quantized),
+            saturation=certify(quantized, target),
+            evaluation=self._judge(content, path or self._name),
+            max_drop=self._max_drop,
+        )
+
+    def _improve(self, quantized: onnx.ModelProto, target: Target) -> None:
+        """Replace the weights and biases that onnxruntime's quantizer wrote by ours."""
+        weights = QdqWeights(quantized)
+        layers = [layer for layer in self._layers if weights.holds(layer)]
+        with self._progress.task(f"round weights for {target.name}", len(layers)) as task:
+            for layer in layers:
+                weights.replace(layer, *self._quantize_layer(layer, weights.input_scale(layer), target))
+                task.advance(1, layer.name)
+
+    def _quantize_layer(
+        self, layer: Layer, input_scale: float, target: Target
+    ) -> tuple[QuantizedWeights, NDArray[np.float32]]:
+        """Return a layer's 8-bit weights and the bias that goes with them."""
+        rule: Literal["pair-safe", "full"] = "pair-safe" if target.pairs_saturate else "full"
+        chosen = quantize_weights(layer.weights, layer.layout, rule, bias=layer.bias_values, input_scale=input_scale)
+        moments = self._moments.get(layer.name)
+        if self._method.rounding == "gptq" and moments is not None:
+            values = round_with_feedback(
+                layer.rows,
+                chosen.scales.reshape(layer.groups, -1),
+                moments.square / moments.count,
+                pairs=target.pairs_saturate and not layer.layout.depthwise,
+            )
+            chosen = replace(chosen, values=layer.layout.unview(values.reshape(-1, layer.layout.length)))
+        if not self._method.bias_correction or moments is None:
+            return chosen, layer.bias_values
+        return chosen, corrected_bias(layer, chosen, moments, input_scale)
+
+    def _judge(self, content: bytes, path: str) -> Evaluation | None:
+        if self._judges is None:
+            return None
+        if self._expected is None:
+            self._expected = predict(self._original, self._judges, title="evaluate fp32", progress=self._progress)
+        outputs = predict(
+            open_model(content, name=path), self._judges, title="evaluate int8", progress=self._progress
+        )
+        digest = hashlib.sha256(content).hexdigest()
+        return score(path, digest, outputs, self._judges.labels, self._expected)
 
 
 def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target) -> onnx.ModelProto:
-    """Return the model with onnxruntime's QDQ nodes around what is quantized, one weight scale per channel.
+    """Return a copy of the model with onnxruntime's QDQ nodes, one weight scale per channel.
 
-    Where adjacent products are summed in int16, weights take 7 bits: 2 * 255 * 64 = 32,640 fits.
+    Where adjacent products are summed in int16, weights take 7 bits: 2 * 255 * 64 = 32,640 fits. That is the last
+    resort, for the few weights that are not replaced afterwards.
 
     Requires: constants folded, shapes inferred; a range for every float activation.
     Ensures: weights of Conv, Gemm and MatMul stored in 8 bits; `ir_version <= 10`; no exporter traces.
@@ -164,8 +342,10 @@ def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target) -> onnx.Model
 
     types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
     measured = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        model,
+        copy,
         per_channel=True,
         reduce_range=target.pairs_saturate,
         weight_qType=types[target.weights],
@@ -187,9 +367,7 @@ def fp32_layers(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return the names of the Conv, Gemm and MatMul nodes that do not read dequantized weights."""
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     return tuple(
-        node.name
-        for node in model.graph.node
-        if node.op_type in QUANTIZED_TYPES and not {*node.input[:2]} <= dequantized
+        node.name for node in model.graph.node if node.op_type in OPERATORS and not {*node.input[:2]} <= dequantized
     )
 
 
@@ -197,11 +375,5 @@ def _require_quantizable(model: onnx.ModelProto, name: str) -> None:
     types = {node.op_type for node in model.graph.node}
     if "QuantizeLinear" in types or "DynamicQuantizeLinear" in types:
         raise ModelError(f"{name}: this model is quantized already; quantize the fp32 model it was made from")
-    if not types & set(QUANTIZED_TYPES):
-        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(QUANTIZED_TYPES)}")
-
-
-def _judge(content: bytes, original: Model, judges: Samples, name: str, progress: Progress) -> Evaluation:
-    expected = predict(original, judges, title="evaluate fp32", progress=progress)
-    outputs = predict(open_model(content, name=name), judges, title="evaluate int8", progress=progress)
-    return score(name, hashlib.sha256(content).hexdigest(), outputs, judges.labels, expected)
+    if not types & set(OPERATORS):
+        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(OPERATORS)}")

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -11,7 +12,10 @@ from onnx import numpy_helper
 
 from edgekd import quantize
 from edgekd.errors import ModelError, UsageError
+from edgekd.quantization.saturation import certify
+from edgekd.quantization.static import Method, quantize_for_targets
 from edgekd.runtime import open_model
+from edgekd.targets import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +52,7 @@ def test_int8_agrees_with_fp32(model: bytes, data: dict[str, np.ndarray], tmp_pa
 
 
 def test_weights_are_stored_in_8_bits_per_channel(model: bytes, data: dict[str, np.ndarray]) -> None:
-    result = quantize(model, data, None, target="arm64")
+    result = quantize(model, data, None, target="arm64", method=Method(rounding="nearest"))
     weights = int8_weights(result.content)
     assert sorted(w.shape for w in weights.values()) == [(4, 8), (8, 3, 3, 3), (8, 8, 3, 3)]
     for weight in weights.values():
@@ -57,14 +61,53 @@ def test_weights_are_stored_in_8_bits_per_channel(model: bytes, data: dict[str, 
     assert max(numpy_helper.to_array(t).size for t in floats) <= 8  # nothing but scales
 
 
-def test_where_pairs_saturate_weights_take_7_bits(model: bytes, data: dict[str, np.ndarray]) -> None:
-    result = quantize(model, data, None, target="x86-avx2")
-    assert max(np.abs(w.astype(int)).max() for w in int8_weights(result.content).values()) <= 64
-    assert result.effective["weight_bits"] == 7
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_only_the_target_decides_whether_pairs_may_saturate(
+    make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray, rounding: Literal["nearest", "gptq"]
+) -> None:
+    """A second convolution whose weights are alike in sign saturates with 8 bits, and is made safe for AVX2 only."""
+    model = make_conv_net()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    weight.raw_data = np.abs(numpy_helper.to_array(weight)).tobytes()
+    method = Method(rounding=rounding)
+    wide = quantize(model.SerializeToString(), {"input": images}, None, target="x86-vnni", method=method)
+    safe = quantize(model.SerializeToString(), {"input": images}, None, target="x86-avx2", method=method)
+    assert wide.saturation.to_json()["can_saturate"] == 0
+    assert safe.saturation.to_json()["can_saturate"] == 0
+    assert certify(onnx.load_from_string(wide.content), TARGETS["x86-avx2"]).to_json()["can_saturate"] >= 1
+    assert safe.saturation.to_json()["layers"] == 3
+    assert safe.effective["scales"] == "pair-safe"
+
+
+def test_better_rounding_and_biases_bring_the_file_nearer_to_fp32(model: bytes, data: dict[str, np.ndarray]) -> None:
+    def sqnr_db(method: Method) -> float:
+        found = quantize(model, data, None, target="x86-avx2", method=method, evaluation=data).evaluation
+        assert found is not None
+        assert found.sqnr_db is not None
+        return found.sqnr_db
+
+    plain = sqnr_db(Method(rounding="nearest", bias_correction=False))
+    corrected = sqnr_db(Method(rounding="nearest", bias_correction=True))
+    best = sqnr_db(Method())
+    assert corrected > plain
+    assert best > plain
+
+
+def test_several_targets_share_one_calibration(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(model)
+    targets = ["x86-avx2", "arm64-dotprod", "x86-avx2"]
+    results = quantize_for_targets(tmp_path / "net.onnx", data, tmp_path / "out", targets=targets, evaluation=data)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert [file["target"] for file in manifest["files"]] == ["x86-avx2", "arm64-dotprod"]
+    for file, result in zip(manifest["files"], results, strict=True):
+        assert file["file"] == f"net.{file['target']}.onnx"
+        content = (tmp_path / "out" / file["file"]).read_bytes()
+        assert content == result.content == quantize(model, data, None, target=file["target"]).content
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
 
 
 def test_a_file_for_avx2_is_the_same_fused_and_exact(model: bytes, data: dict[str, np.ndarray]) -> None:
-    """With 7-bit weights no kernel saturates: the optimized file differs from the literal one by rounding only."""
+    """No pair can saturate: the optimized file differs from the literal one by rounding only."""
     import onnxruntime
 
     content = quantize(model, data, None, target="x86-avx2").content
