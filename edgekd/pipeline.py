@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -324,13 +324,14 @@ class _Pipeline:
         return self.stage(f"{role}.onnx", origin, make)
 
     def quantize(self, student: Artifact) -> Artifact:
-        from edgekd.quantization.static import quantize
+        from edgekd.quantization.static import Method, quantize
         from edgekd.targets import find_target
 
         settings = self.recipe.quantize
         target = find_target(settings.target).name
         samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
-        effective = {"target": target, "samples": samples}
+        method = Method(rounding=settings.rounding, bias_correction=settings.bias_correction)
+        effective = {"target": target, "samples": samples, **asdict(method)}
         digest = self._recipe_digest(without=("bench",), quantize=effective)
         origin = Origin(
             stage="quantize",
@@ -345,6 +346,7 @@ class _Pipeline:
                 self.splits.calibration,
                 None,
                 target=target,
+                method=method,
                 samples=samples,
                 metadata={"edgekd.recipe": digest},
                 progress=self.progress,
@@ -501,8 +503,6 @@ class _Pipeline:
 
 def _latency_ratio(blocks: Sequence[float] | None, base: Sequence[float] | None) -> dict[str, float | int] | None:
     """Return how the block medians (ms) of two models measured in alternation compare; None if not measured."""
-    from dataclasses import asdict
-
     from edgekd.benchmarking.statistics import paired_ratio
 
     return None if blocks is None or base is None else asdict(paired_ratio(blocks, base))

@@ -188,6 +188,10 @@ class QuantizeSettings(Settings):
     """The instruction set the file is for; `auto` is this machine's."""
     samples: Count | None = None
     """At most so many calibration samples; the whole split by default."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Round weights with the layer's error in view (GPTQ, arXiv:2210.17323), or each for itself."""
+    bias_correction: bool = True
+    """Let biases make good the mean error of rounding."""
     max_drop: float | None = Field(default=None, ge=0, le=1)
     """The gate: how much test accuracy the INT8 file may lose against the fp32 one. None: no gate."""
 

@@ -11,13 +11,33 @@ from edgekd.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgekd.quantization.static import Rounding
+
 
 @click.command("quantize")
 @click.argument("model", type=options.FILE)
 @click.option("--calibration", required=True, metavar="DATA", help="Sets the ranges: .npz, folder or RECIPE#split.")
 @click.option("--evaluation", metavar="DATA", help="Scores the result against the fp32 model.")
 @click.option(
-    "--target", default="auto", show_default=True, metavar="NAME", help="Instruction set; auto is this machine's."
+    "--target",
+    "targets",
+    multiple=True,
+    default=("auto",),
+    metavar="NAME",
+    help="Instruction set; auto is this machine's, and the default. Several give a file each.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["gptq", "nearest"]),
+    default="gptq",
+    show_default=True,
+    help="Round weights with the layer's error in view, or each for itself.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=True,
+    show_default=True,
+    help="Let biases make good the mean error of rounding.",
 )
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="At most so many calibration samples.")
 @options.max_drop
@@ -28,7 +48,9 @@ def command(
     model: Path,
     calibration: str,
     evaluation: str | None,
-    target: str,
+    targets: tuple[str, ...],
+    rounding: Rounding,
+    bias_correction: bool,
     samples: int | None,
     max_drop: float | None,
     contract: Path | None,
@@ -39,17 +61,16 @@ def command(
     """Quantize an ONNX model to static INT8 for a target.
 
     DATA is an .npz (arrays named like the model's inputs, optional labels), a folder of images, or a split of a
-    recipe: RECIPE.toml#calibration.
+    recipe: RECIPE.toml#calibration. With several targets OUT is a folder: a file for each, and manifest.json.
     """
     from edgekd.cli import ui
-    from edgekd.quantization.static import quantize
+    from edgekd.quantization.static import Method, Quantization
     from edgekd.scoring import require_drop
 
-    result = quantize(
+    job = Quantization(
         model,
         calibration,
-        output,
-        target=target,
+        method=Method(rounding=rounding, bias_correction=bias_correction),
         samples=samples,
         evaluation=evaluation,
         max_drop=max_drop,
@@ -57,10 +78,15 @@ def command(
         labels=labels,
         progress=ui.progress(),
     )
-    options.write_result(json_path, result.to_json())
-    left = f"; left in fp32: {', '.join(result.fp32_layers)}" if result.fp32_layers else ""
-    click.echo(f"{output}: {ui.bytes_text(len(result.content))} for {result.target.name}{left}")
-    if result.evaluation is not None:
-        click.echo(ui.evaluation_text(result.evaluation.to_json()))
-        if max_drop is not None:
-            require_drop(result.evaluation, max_drop, f"The best attempt is at {output}.")
+    if len(set(targets)) == 1:
+        results = {output: job.write(targets[0], output)}
+        content = results[output].to_json()
+    else:
+        results = job.write_all(targets, output)
+        content = {"schema": "edgekd.quantizations/1", "files": [result.to_json() for result in results.values()]}
+    options.write_result(json_path, content)
+    for path, result in results.items():
+        click.echo(ui.quantization_text(path, result.to_json(), len(result.content)))
+    for path, result in results.items():
+        if result.evaluation is not None and max_drop is not None:
+            require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.")

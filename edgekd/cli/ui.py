@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edgekd.progress import Progress, Task
 
@@ -172,6 +173,20 @@ def milliseconds(latency: Mapping[str, float | None] | None, key: str) -> str:
     """Return a percentile in ms, or `unavailable` where the device or the sample does not give it."""
     value = None if latency is None else latency[key]
     return "unavailable" if value is None else f"{value:.3g} ms"
+
+
+def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
+    """Return what an INT8 file is, in a line or two."""
+    saturation = content["saturation"]
+    certificate = (
+        f"{saturation['can_saturate']} of {saturation['layers']} layers can saturate"
+        if saturation["can_saturate"]
+        else f"none of {saturation['layers']} layers can saturate"
+    )
+    left = f"; left in fp32: {', '.join(content['fp32_layers'])}" if content["fp32_layers"] else ""
+    text = f"{path}: {bytes_text(size)} for {content['target']}, {certificate}{left}"
+    scored = content["evaluation"]
+    return text if scored is None else f"{text}\n{evaluation_text(scored)}"
 
 
 def evaluation_text(content: Mapping[str, Any]) -> str:

@@ -150,93 +150,42 @@ def quantize(
         UsageError: no such target, or a gate without data to judge it on.
         OutputError: the file cannot be written; an earlier one stays.
     """
-    chosen = find_target(target)
-    session = Quantization(
+    job = Quantization(
         model,
         calibration,
-        method=method or Method(),
+        method=method,
         samples=samples,
         evaluation=evaluation,
         max_drop=max_drop,
         contract=contract,
         labels=labels,
-        metadata=metadata or {},
+        metadata=metadata,
         progress=progress,
     )
-    result = session.run(chosen, None if output is None else str(output))
-    if output is not None:
-        write_bytes(Path(output), result.content)
-    return result
-
-
-def quantize_for_targets(
-    model: str | Path,
-    calibration: DataLike,
-    folder: str | Path,
-    *,
-    targets: Sequence[str],
-    method: Method | None = None,
-    samples: int | None = None,
-    evaluation: DataLike | None = None,
-    max_drop: float | None = None,
-    contract: Contract | None = None,
-    labels: str = "folder",
-    progress: Progress = SILENT,
-) -> list[Quantized]:
-    """Quantize a model for several targets, calibrating once: `<stem>.<target>.onnx` each, and `manifest.json`.
-
-    See `quantize` for the arguments and errors. Files are written together, all or none.
-    """
-    chosen = list(dict.fromkeys(find_target(name) for name in targets))
-    session = Quantization(
-        model,
-        calibration,
-        method=method or Method(),
-        samples=samples,
-        evaluation=evaluation,
-        max_drop=max_drop,
-        contract=contract,
-        labels=labels,
-        metadata={},
-        progress=progress,
-    )
-    names = {target.name: f"{Path(model).stem}.{target.name}.onnx" for target in chosen}
-    results = [session.run(target, str(Path(folder) / names[target.name])) for target in chosen]
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "files": [
-            {
-                "target": result.target.name,
-                "file": names[result.target.name],
-                "sha256": hashlib.sha256(result.content).hexdigest(),
-                "machine": result.target.machine,
-                "saturation": result.saturation.to_json(worst=0),
-            }
-            for result in results
-        ],
-    }
-    contents = {Path(folder) / names[result.target.name]: result.content for result in results}
-    write_files({**contents, Path(folder) / "manifest.json": indented_json(manifest)})
-    return results
+    return job.write(target, output)
 
 
 class Quantization:
-    """One model and its calibration, from which files for any target are made."""
+    """One model and its calibration, from which files for any number of targets are made.
+
+    The arguments are those of `quantize`.
+    """
 
     def __init__(
         self,
         model: str | Path | bytes,
         calibration: DataLike,
         *,
-        method: Method,
-        samples: int | None,
-        evaluation: DataLike | None,
-        max_drop: float | None,
-        contract: Contract | None,
-        labels: str,
-        metadata: Mapping[str, str],
-        progress: Progress,
+        method: Method | None = None,
+        samples: int | None = None,
+        evaluation: DataLike | None = None,
+        max_drop: float | None = None,
+        contract: Contract | None = None,
+        labels: str = "folder",
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress = SILENT,
     ) -> None:
+        method = method or Method()
         if max_drop is not None and evaluation is None:
             raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
         self._name = "the model" if isinstance(model, bytes) else str(model)
@@ -248,7 +197,7 @@ class Quantization:
             self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
         self._model = fold(content, self._name)
         _require_quantizable(self._model, self._name)
-        self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata, progress
+        self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
         self._samples = min(len(data), samples or len(data))
         self._ranges = minmax_ranges(self._model, data, name=self._name, limit=samples, progress=progress)
         if method.bias_correction:
@@ -261,8 +210,39 @@ class Quantization:
             )
         self._expected: NDArray[Any] | None = None
 
-    def run(self, target: Target, path: str | None) -> Quantized:
-        """Return the file for a target; `path` is what its evaluation calls it."""
+    def write(self, target: str, output: str | Path | None) -> Quantized:
+        """Write the file for one target, or none if `output` is None."""
+        result = self.make(find_target(target), None if output is None else str(output))
+        if output is not None:
+            write_bytes(Path(output), result.content)
+        return result
+
+    def write_all(self, targets: Sequence[str], folder: str | Path) -> dict[Path, Quantized]:
+        """Write `<stem>.<target>.onnx` for each target, and `manifest.json`: all of them or none.
+
+        The manifest says which file is for which CPU.
+        """
+        chosen = list(dict.fromkeys(find_target(name) for name in targets))
+        stem = Path(self._name).stem
+        paths = {target: Path(folder) / f"{stem}.{target.name}.onnx" for target in chosen}
+        results = {path: self.make(target, str(path)) for target, path in paths.items()}
+        files = [
+            {
+                "target": result.target.name,
+                "machine": result.target.machine,
+                "file": path.name,
+                "sha256": hashlib.sha256(result.content).hexdigest(),
+                "saturation": result.saturation.to_json(worst=0),
+            }
+            for path, result in results.items()
+        ]
+        manifest = indented_json({"schema": MANIFEST_SCHEMA, "files": files})
+        contents = {path: result.content for path, result in results.items()}
+        write_files({**contents, Path(folder) / "manifest.json": manifest})
+        return results
+
+    def make(self, target: Target, path: str | None) -> Quantized:
+        """Return the file for a target, unwritten; `path` is what its evaluation calls it."""
         quantized = to_qdq(self._model, self._ranges, target)
         self._improve(quantized, target)
         write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})

@@ -293,3 +293,13 @@ def test_shells_can_complete(shell: str) -> None:
         [str(Path(sys.executable).with_name("edgekd"))], capture_output=True, text=True, check=False, env=environment
     )
     assert "_EDGEKD_COMPLETE" in ran.stdout
+
+
+def test_several_targets_give_a_folder_of_files_and_a_manifest(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    targets = ("--target", "x86-avx2", "--target", "arm64-dotprod")
+    said = line("quantize", model, "--calibration", data, *targets, "-o", "out", "--json", "q.json")
+    assert said.count("none of 3 layers can saturate") == 2
+    assert files(tmp_path / "out") == {"net.x86-avx2.onnx", "net.arm64-dotprod.onnx", "manifest.json"}
+    found = json.loads((tmp_path / "q.json").read_bytes())["files"]
+    assert [file["target"] for file in found] == ["x86-avx2", "arm64-dotprod"]
+    assert all(file["schema"] == "edgekd.quantization/1" for file in found)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from edgekd import quantize
 from edgekd.errors import ModelError, UsageError
 from edgekd.quantization.saturation import certify
-from edgekd.quantization.static import Method, quantize_for_targets
+from edgekd.quantization.static import Method, Quantization
 from edgekd.runtime import open_model
 from edgekd.targets import TARGETS
 
@@ -96,12 +96,12 @@ def test_better_rounding_and_biases_bring_the_file_nearer_to_fp32(model: bytes, 
 def test_several_targets_share_one_calibration(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(model)
     targets = ["x86-avx2", "arm64-dotprod", "x86-avx2"]
-    results = quantize_for_targets(tmp_path / "net.onnx", data, tmp_path / "out", targets=targets, evaluation=data)
+    results = Quantization(tmp_path / "net.onnx", data, evaluation=data).write_all(targets, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     assert [file["target"] for file in manifest["files"]] == ["x86-avx2", "arm64-dotprod"]
-    for file, result in zip(manifest["files"], results, strict=True):
-        assert file["file"] == f"net.{file['target']}.onnx"
-        content = (tmp_path / "out" / file["file"]).read_bytes()
+    for file, (path, result) in zip(manifest["files"], results.items(), strict=True):
+        assert file["file"] == path.name == f"net.{file['target']}.onnx"
+        content = path.read_bytes()
         assert content == result.content == quantize(model, data, None, target=file["target"]).content
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
 
