@@ -83,7 +83,8 @@ def test_an_interrupted_parent_leaves_neither_child_nor_folder(tmp_path: Path, t
         tmp_path, "import os, time\nprint(os.getpid(), flush=True)\nos.kill(os.getppid(), 2)\ntime.sleep(60)"
     )
     program = (
-        "import pathlib, sys, tempfile\n"
+        "import signal, tempfile\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background has it ignored
         f"tempfile.tempdir = {str(temporary)!r}\n"
         "from edgekd.devices import load_profile\n"
         "from edgekd.drivers import open_driver\n"
