@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress, Task
 
 PLAIN_EVERY_S = 10.0
+BARS_EVERY_S = 0.1
 
 
 def progress() -> Progress:
@@ -37,16 +38,19 @@ class _Bars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
-        with Progress(*columns, console=self._console) as bars:
-            yield _Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+        # drawn when there is something new, and asleep while a benchmark runs
+        with Progress(*columns, console=self._console, auto_refresh=False) as bars:
+            bar = _Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+            yield bar
+            bars.refresh()
 
     def note(self, message: str) -> None:
         """Print a remark."""
@@ -57,11 +61,17 @@ class _Bar:
     def __init__(self, bars: Any, number: Any) -> None:
         self._bars = bars
         self._number = number
+        self._drawn = 0.0
+        bars.refresh()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        """Move the bar."""
+        """Move the bar, and draw it at most ten times a second."""
         fields = {} if note is None else {"note": note}
         self._bars.update(self._number, advance=units, **fields)
+        now = time.monotonic()
+        if now - self._drawn >= BARS_EVERY_S:
+            self._bars.refresh()
+            self._drawn = now
 
 
 class _Lines:

@@ -188,6 +188,7 @@ class Quantization:
         method = method or Method()
         if max_drop is not None and evaluation is None:
             raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
+        self._path = None if isinstance(model, bytes) else Path(model)
         self._name = "the model" if isinstance(model, bytes) else str(model)
         content = model if isinstance(model, bytes) else read_model(model)
         self._original = open_model(content, name=self._name)
@@ -211,7 +212,13 @@ class Quantization:
         self._expected: NDArray[Any] | None = None
 
     def write(self, target: str, output: str | Path | None) -> Quantized:
-        """Write the file for one target, or none if `output` is None."""
+        """Write the file for one target, or none if `output` is None.
+
+        Raises:
+            UsageError: `output` is the model itself.
+        """
+        if output is not None and self._path is not None and Path(output).exists() and self._path.samefile(output):
+            raise UsageError(f"{output}: this is the fp32 model itself; name another file with -o")
         result = self.make(find_target(target), None if output is None else str(output))
         if output is not None:
             write_bytes(Path(output), result.content)

@@ -295,7 +295,9 @@ def test_shells_can_complete(shell: str) -> None:
     assert "_EDGEKD_COMPLETE" in ran.stdout
 
 
-def test_several_targets_give_a_folder_of_files_and_a_manifest(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+def test_several_targets_give_a_folder_of_files_and_a_manifest(
+    line: Line, model: Path, data: Path, tmp_path: Path
+) -> None:
     targets = ("--target", "x86-avx2", "--target", "arm64-dotprod")
     said = line("quantize", model, "--calibration", data, *targets, "-o", "out", "--json", "q.json")
     assert said.count("none of 3 layers can saturate") == 2

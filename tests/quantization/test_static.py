@@ -165,3 +165,10 @@ def test_what_cannot_be_quantized_is_refused(model: bytes, data: dict[str, np.nd
     with pytest.raises(ModelError, match="not an ONNX model"):
         quantize(tmp_path / "no.onnx", data, tmp_path / "q.onnx")
     assert not (tmp_path / "q.onnx").exists()
+
+
+def test_the_fp32_model_is_never_overwritten(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(model)
+    with pytest.raises(UsageError, match="this is the fp32 model itself"):
+        quantize(tmp_path / "m.onnx", data, tmp_path / "." / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == model
