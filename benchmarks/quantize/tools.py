@@ -77,7 +77,7 @@ TOOLS: dict[str, Callable[[str, str, str], None]] = {
     "onnxruntime u8s8 per channel, reduce_range": onnxruntime_file(
         per_channel=True, activation_type="u8", weight_type="s8", reduce_range=True
     ),
-    "onnxruntime u8u8": onnxruntime_file(activation_type="u8", weight_type="u8"),
+    "onnxruntime u8u8 per channel": onnxruntime_file(per_channel=True, activation_type="u8", weight_type="u8"),
     "edgekd pair-safe scales only": edgekd_file("x86-avx2", rounding="nearest", bias_correction=False),
     "edgekd": edgekd_file("x86-avx2"),
     "edgekd for arm64-dotprod": edgekd_file("arm64-dotprod"),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 SCHEMA = "edgekd.quantization/1"
 MANIFEST_SCHEMA = "edgekd.quantized-files/1"
 Rounding = Literal["gptq", "nearest"]
+BATCH_BYTES = 2**20  # of inputs; a network holds some fifty times as much in activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +201,23 @@ class Quantization:
         _require_quantizable(self._model, self._name)
         self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
         self._samples = min(len(data), samples or len(data))
-        self._ranges = minmax_ranges(self._model, data, name=self._name, limit=samples, progress=progress)
+        batch_size = _batch_size(data)
+        self._ranges = minmax_ranges(
+            self._model, data, name=self._name, limit=samples, batch_size=batch_size, progress=progress
+        )
         if method.bias_correction:
             add_missing_biases(self._model)
         self._layers = find_layers(self._model)
         self._moments: dict[str, Moments] = {}
         if method.needs_moments:
             self._moments = collect_moments(
-                self._model, self._layers, data, name=self._name, limit=samples, progress=progress
+                self._model,
+                self._layers,
+                data,
+                name=self._name,
+                limit=samples,
+                batch_size=batch_size,
+                progress=progress,
             )
         self._expected: NDArray[Any] | None = None
 
@@ -311,6 +321,12 @@ class Quantization:
         )
         digest = hashlib.sha256(content).hexdigest()
         return score(path, digest, outputs, self._judges.labels, self._expected)
+
+
+def _batch_size(data: Samples) -> int:
+    """Return how many samples to run at a time: what fits into `BATCH_BYTES` of inputs, at most 16."""
+    size = sum(array.nbytes for array in data.batch([0]).values())
+    return max(1, min(16, BATCH_BYTES // max(size, 1)))
 
 
 def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target) -> onnx.ModelProto:
