@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from edgekd.errors import UsageError, reading, writing
+from edgekd.errors import OutputError, UsageError, reading, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +48,9 @@ def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
     Raises:
         OutputError: a place cannot be written, or the disk is full; nothing half-written is left.
     """
+    for path in contents:
+        if path.is_dir() or not path.name:
+            raise OutputError(f"{path}: this is a folder; name a file in it")
     temporaries = {path: path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}") for path in contents}
     try:
         for path, data in contents.items():

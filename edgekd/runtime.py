@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     error for error in vars(_state).values() if isinstance(error, type) and issubclass(error, Exception)
 )
+LARGEST_FILE = 2**31
 RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *RUNTIME_ERRORS)
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -102,6 +103,28 @@ def read_model(path: str | Path) -> bytes:
     if not content:
         raise ModelError(f"{path}: this file is empty, expected an ONNX model")
     return content
+
+
+def read_self_contained(path: str | Path) -> bytes:
+    """Return the bytes of an ONNX file with its weights inside, wherever they lie.
+
+    Requires: a file that `open_model` opens.
+
+    Raises:
+        ModelError: it is missing, or too large for one file (2 GB, protobuf's limit).
+    """
+    import onnx
+
+    content = read_model(path)
+    model = onnx.load_model_from_string(content)
+    if not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+        return content
+    with reading(path, ModelError, "model's weights"):
+        onnx.external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
+    if model.ByteSize() >= LARGEST_FILE:
+        raise ModelError(f"{path}: with its weights this model exceeds 2 GB, the most that is quantized so far")
+    whole: bytes = model.SerializeToString()
+    return whole
 
 
 def open_model(

@@ -85,6 +85,12 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    for path in (tmp_path, Path(), Path("/")):
+        with pytest.raises(OutputError, match="this is a folder; name a file in it"):
+            write_bytes(path, b"x")
+
+
 def test_nan_never_gets_into_json_or_a_card(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="finite"):
         rounded(float("nan"))

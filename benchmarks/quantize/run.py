@@ -46,7 +46,9 @@ def images(folder: Path) -> tuple[ImageSamples, ImageSamples]:
     archive = Path(os.environ["EDGEKD_DATA"]) / "imagenet-sample.tar"
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
-    samples: Any = open_data(folder / "imagenet-sample", inputs=["input"], contract=efficientnet.CONTRACT, labels="prefix")
+    samples: Any = open_data(
+        folder / "imagenet-sample", inputs=["input"], contract=efficientnet.CONTRACT, labels="prefix"
+    )
     order = np.random.default_rng(0).permutation(len(samples))
     parts = np.sort(order[:CALIBRATION]), np.sort(order[CALIBRATION:])
     calibration, judges = (replace(samples, indices=samples.indices[part]) for part in parts)
@@ -75,7 +77,9 @@ def judge(name: str, path: Path, judges: ImageSamples, expected: np.ndarray) -> 
         "top1": round(top1(outputs, judges.labels), 4),
         "agreement": round(agreement(outputs, expected), 4),
         "sqnr_db": round(sqnr_db(outputs, expected), 2),
-        "can_saturate": certify(onnx.load(path), TARGETS["arm64-dotprod"] if foreign else host).to_json()["can_saturate"],
+        "can_saturate": certify(onnx.load(path), TARGETS["arm64-dotprod"] if foreign else host).to_json()[
+            "can_saturate"
+        ],
         "file_bytes": path.stat().st_size,
     }
 
@@ -92,7 +96,14 @@ def main() -> None:
         expected = predict(open_model(fp32), judges)
         for number, tool in enumerate(TOOLS):
             output = folder / f"{number}.onnx"
-            command = [sys.executable, str(HERE / "tools.py"), tool, str(fp32), str(folder / "calibration.npz"), str(output)]
+            command = [
+                sys.executable,
+                str(HERE / "tools.py"),
+                tool,
+                str(fp32),
+                str(folder / "calibration.npz"),
+                str(output),
+            ]
             ran = subprocess.run(command, capture_output=True, text=True, check=True)
             row = {**judge(tool, output, judges, expected), **json.loads(ran.stdout.splitlines()[-1])}
             timed = edgekd.bench([fp32, output], duration_s=6, repeats=6).to_json()

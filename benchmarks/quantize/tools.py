@@ -1,6 +1,6 @@
 """The ways to quantize that are compared: each takes an fp32 file and calibration inputs and writes an INT8 file.
 
-Run as a script it does one of them and prints what it took, so that each has a process, and a peak memory, of its own:
+Run as a script it does one of them and prints what it took: each has a process, and a peak memory, of its own.
 
     python tools.py NAME MODEL.onnx CALIBRATION.npz OUT.onnx
 """

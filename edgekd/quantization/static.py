@@ -30,7 +30,7 @@ from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.saturation import Certificate, certify
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
-from edgekd.runtime import open_model, open_samples, predict, read_model
+from edgekd.runtime import open_model, open_samples, predict, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target
 
@@ -191,8 +191,8 @@ class Quantization:
             raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
         self._path = None if isinstance(model, bytes) else Path(model)
         self._name = "the model" if isinstance(model, bytes) else str(model)
-        content = model if isinstance(model, bytes) else read_model(model)
-        self._original = open_model(content, name=self._name)
+        self._original = open_model(model, name=self._name)
+        content = model if isinstance(model, bytes) else read_self_contained(model)
         data = open_samples(self._original, calibration, contract=contract, labels=labels)
         self._judges: Samples | None = None
         if evaluation is not None:
@@ -380,3 +380,6 @@ def _require_quantizable(model: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name}: this model is quantized already; quantize the fp32 model it was made from")
     if not types & set(OPERATORS):
         raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(OPERATORS)}")
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for value in values):
+        raise ModelError(f"{name}: it holds float16 activations; quantize the float32 model it was made from")

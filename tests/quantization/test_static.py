@@ -172,3 +172,38 @@ def test_the_fp32_model_is_never_overwritten(model: bytes, data: dict[str, np.nd
     with pytest.raises(UsageError, match="this is the fp32 model itself"):
         quantize(tmp_path / "m.onnx", data, tmp_path / "." / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == model
+
+
+def test_weights_beside_the_file_are_quantized_like_those_inside(
+    model: bytes, data: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    proto = onnx.load_from_string(model)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    assert quantize(tmp_path / "m.onnx", data, None).content == quantize(model, data, None).content
+    (tmp_path / "m.bin").unlink()
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        quantize(tmp_path / "m.onnx", data, None)
+
+
+def test_a_float16_model_is_refused(model: bytes, data: dict[str, np.ndarray]) -> None:
+    half = onnx.load_from_string(model)
+    for tensor in half.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    inputs = {"input": data["input"].astype(np.float16)}
+    with pytest.raises(ModelError, match="holds float16 activations"):
+        quantize(half.SerializeToString(), inputs, None)
+
+
+def test_a_model_of_one_layer_on_its_own_input() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 3] input) => (float[N, 2] y) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> '
+        "{ y = MatMul(input, w) }"
+    )
+    inputs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    found = quantize(model.SerializeToString(), {"input": inputs}, None, evaluation={"input": inputs}).evaluation
+    assert found is not None
+    assert found.sqnr_db is not None
+    assert found.sqnr_db > 30
