@@ -173,6 +173,9 @@ class _Pipeline:
             parents={"source": self.splits.fingerprint},
             libraries=("numpy",),
         )
+        self.data_parents = {
+            "data": origin.key
+        }  # the pixels, the augmentation and the contract, not the indices alone
         indices = {name: values.tolist() for name, values in self.splits.indices.items()}
         counts = {name: len(values) for name, values in indices.items()}
         return self.stage("splits.json", origin, lambda: (canonical_json(indices), {"samples": counts}))
@@ -278,7 +281,7 @@ class _Pipeline:
         origin = Origin(
             stage=role,
             settings={**self._architecture(model), **effective, "seed": self.recipe.seed},
-            parents={"splits.json": self.splits_artifact.sha256, **parents},
+            parents={**self.data_parents, "splits.json": self.splits_artifact.sha256, **parents},
             libraries=TRAINING_LIBRARIES,
         )
         checkpoint = self.folder / "checkpoints" / f"{role}.pt"
@@ -302,7 +305,11 @@ class _Pipeline:
         origin = Origin(
             stage="export",
             settings={**self._architecture(model), **self.recipe.export.effective(), "recipe": digest},
-            parents={weights.path.name: weights.sha256, "splits.json": self.splits_artifact.sha256},
+            parents={
+                weights.path.name: weights.sha256,
+                "splits.json": self.splits_artifact.sha256,
+                **self.data_parents,
+            },
             libraries=EXPORT_LIBRARIES,
         )
 
@@ -336,7 +343,11 @@ class _Pipeline:
         origin = Origin(
             stage="quantize",
             settings={**effective, "recipe": digest},
-            parents={student.path.name: student.sha256, "splits.json": self.splits_artifact.sha256},
+            parents={
+                student.path.name: student.sha256,
+                "splits.json": self.splits_artifact.sha256,
+                **self.data_parents,
+            },
             libraries=RUNTIME_LIBRARIES,
         )
 
@@ -360,7 +371,7 @@ class _Pipeline:
         origin = Origin(
             stage="evaluate",
             settings={"roles": list(roles)},
-            parents={a.path.name: a.sha256 for a in (*roles.values(), self.splits_artifact)},
+            parents={a.path.name: a.sha256 for a in (*roles.values(), self.splits_artifact)} | self.data_parents,
             libraries=RUNTIME_LIBRARIES,
         )
 

@@ -186,6 +186,8 @@ class Quantization:
         metadata: Mapping[str, str] | None = None,
         progress: Progress = SILENT,
     ) -> None:
+        if samples is not None and samples < 1:
+            raise UsageError(f"samples: expected 1 or more, got {samples}")
         method = method or Method()
         if max_drop is not None and evaluation is None:
             raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
