@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,14 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
+}
+
+
+Optimization = Literal["all", "basic", "none"]
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
 
@@ -91,6 +99,10 @@ class Model:
         except RUN_ERRORS as error:
             raise ModelError(f"{self.name}: onnxruntime cannot run this model: {_first_line(error)}") from error
 
+    def end_profile(self) -> Path:
+        """Finish the profile that `open_model` began, and return its file: JSON, a list of Chrome trace events."""
+        return Path(self.session.end_profiling())
+
 
 def read_model(path: str | Path) -> bytes:
     """Return the bytes of an ONNX file.
@@ -128,7 +140,13 @@ def read_self_contained(path: str | Path) -> bytes:
 
 
 def open_model(
-    model: str | Path | bytes, *, name: str = "", threads: int = 0, optimized_path: Path | None = None
+    model: str | Path | bytes,
+    *,
+    name: str = "",
+    threads: int = 0,
+    optimized_path: Path | None = None,
+    optimization: Optimization | None = None,
+    profile_prefix: Path | None = None,
 ) -> Model:
     """Open a model on the CPU.
 
@@ -136,8 +154,10 @@ def open_model(
         model: A file, or the bytes of one.
         name: What messages call it; the path by default.
         threads: Threads of an operator; 0 leaves it to onnxruntime.
-        optimized_path: Write onnxruntime's basic, machine-independent optimization of the model here and run
-            just that; by default the model runs with every optimization and nothing is written.
+        optimized_path: Write the optimized model here; by default nothing is written.
+        optimization: Which of onnxruntime's optimizations to use: `"all"`, `"basic"` (those that depend on no
+            machine) or `"none"`. By default `"basic"` where the optimized model is written, else `"all"`.
+        profile_prefix: Time every node, and write the times to a file whose name begins so; `end_profile` says which.
 
     Raises:
         ModelError: missing, damaged, or not an ONNX model.
@@ -146,9 +166,13 @@ def open_model(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    chosen = optimization or ("all" if optimized_path is None else "basic")
+    options.graph_optimization_level = _LEVELS[chosen]
     if optimized_path is not None:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(optimized_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     content = model if isinstance(model, bytes) else read_model(model)
     source = content if isinstance(model, bytes) else str(model)
     try:

@@ -1,29 +1,130 @@
 """Calibration: the range of every activation, from real samples, in memory that does not grow with their number.
 
-The smallest and largest value are taken inside the model itself, by ReduceMin and ReduceMax behind every
-activation, so that a batch leaves two numbers for each. Minimum and maximum do not depend on how samples are
-batched.
+A first pass over the samples finds the smallest and largest value of every activation inside the model itself, by
+ReduceMin and ReduceMax, so that a batch leaves a few numbers for each. Where that is not the range wanted, a second
+pass fills a histogram of each activation, from which `ranges.py` chooses. `"auto"` takes a third pass: it quantizes
+each activation in every way, one at a time, and asks the nodes that read it how much they suffer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from edgekd.errors import ModelError
+from edgekd.artifact import Origin, find, indented_json, store
+from edgekd.errors import ModelError, UsageError
 from edgekd.progress import SILENT, Progress
+from edgekd.quantization.histograms import FETCHED_BYTES, collect_histograms, share_out
+from edgekd.quantization.ranges import STEPS, Range, entropy_range, integer_grid, mse_range, percentile_range
 from edgekd.runtime import feed, open_model
+from edgekd.text import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edgekd.data.samples import Samples
+    from edgekd.quantization.histograms import Histogram
 
-Ranges = dict[str, tuple[float, float]]
+Ranges = dict[str, Range]
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+
+CHOICES: Final[dict[str, Callable[[Histogram], Range]]] = {
+    "percentile": percentile_range,
+    "entropy": entropy_range,
+    "mse": mse_range,
+}
 _PREFIX = "edgekd.range."
+_REDUCTIONS = ("min.", "max.", "finite.")
+_TRIAL = "edgekd.trial."
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    samples: Samples,
+    *,
+    method: RangeMethod = "minmax",
+    name: str,
+    limit: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    cache: Path | None = None,
+) -> Ranges:
+    """Return the range of every float32 activation over the samples.
+
+    Args:
+        model: With shapes and types inferred.
+        samples: Calibration data.
+        method: `"minmax"` keeps all that was seen, `"percentile"` 99.99 % of it; `"entropy"` clips where that changes
+            the distribution least, `"mse"` where the squared error is least; `"auto"` takes for each activation that
+            one of the four from which the nodes that read it suffer least.
+        name: What messages call the model.
+        limit: At most so many samples.
+        batch_size: At most so many samples at a time, where the model leaves it open.
+        progress: Listener.
+        cache: A folder that keeps ranges for the next call with the same model, samples, settings and library
+            versions. What is damaged there is measured again.
+
+    Raises:
+        DataError: the samples do not fit the model.
+        ModelError: the model fails, or an activation is NaN or infinite.
+        UsageError: no such method.
+        OutputError: the cache cannot be written.
+    """
+    known = get_args(RangeMethod)
+    if method not in known:
+        raise UsageError(f"unknown range method {method!r}{nearest(method, known)}; known: {', '.join(known)}")
+    if cache is None:
+        return _measure(model, samples, method, name, limit, batch_size, progress)
+    origin = Origin(
+        stage="calibrate",
+        settings={"method": method, "samples": min(len(samples), limit or len(samples)), "batch_size": batch_size},
+        parents={
+            "model": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+            "samples": samples.fingerprint,
+        },
+        libraries=("numpy", "onnx", "onnxruntime"),
+    )
+    path = cache / f"{origin.key}.ranges.json"
+    if find(path, origin) is not None:
+        return {tensor: (low, high) for tensor, (low, high) in json.loads(path.read_bytes()).items()}
+    ranges = _measure(model, samples, method, name, limit, batch_size, progress)
+    store(path, indented_json(ranges), origin)
+    return ranges
+
+
+def _measure(
+    model: onnx.ModelProto,
+    samples: Samples,
+    method: RangeMethod,
+    name: str,
+    limit: int | None,
+    batch_size: int,
+    progress: Progress,
+) -> Ranges:
+    seen = minmax_ranges(model, samples, name=name, limit=limit, batch_size=batch_size, progress=progress)
+    if method == "minmax":
+        return seen
+    histograms = collect_histograms(
+        model, seen, samples, name=name, limit=limit, batch_size=batch_size, progress=progress
+    )
+    filled = {tensor: histogram for tensor, histogram in histograms.items() if histogram.low < histogram.high}
+    if method != "auto":
+        return seen | {tensor: CHOICES[method](histogram) for tensor, histogram in filled.items()}
+    candidates = {
+        tensor: [seen[tensor], *(choose(histogram) for choose in CHOICES.values())]
+        for tensor, histogram in filled.items()
+    }
+    return seen | least_harmful(
+        model, candidates, samples, name=name, limit=limit, batch_size=batch_size, progress=progress
+    )
 
 
 def activations(model: onnx.ModelProto) -> list[str]:
@@ -66,7 +167,7 @@ def minmax_ranges(
     """
     names = activations(model)
     watched = open_model(_with_reductions(model, names).SerializeToString(), name=name)
-    outputs = [_PREFIX + kind + tensor for tensor in names for kind in ("min.", "max.")]
+    outputs = [_PREFIX + kind + tensor for tensor in names for kind in _REDUCTIONS]
     total = min(len(samples), limit or len(samples))
     low = np.full(len(names), np.inf)
     high = np.full(len(names), -np.inf)
@@ -74,19 +175,177 @@ def minmax_ranges(
         for feeds, count in feed(watched, samples, batch_size, limit):
             found = np.array([value.item() for value in watched.run(feeds, outputs)])
             if not np.isfinite(found).all():
-                bad = names[int(np.flatnonzero(~np.isfinite(found))[0]) // 2]
+                bad = names[int(np.flatnonzero(~np.isfinite(found))[0]) // len(_REDUCTIONS)]
                 raise ModelError(f"{name}: the activation {bad!r} is NaN or infinite for samples of {samples.name}")
-            low, high = np.minimum(low, found[0::2]), np.maximum(high, found[1::2])
+            low, high = np.minimum(low, found[0::3]), np.maximum(high, found[1::3])
             task.advance(count)
     return {tensor: (float(a), float(b)) for tensor, a, b in zip(names, low, high, strict=True)}
 
 
 def _with_reductions(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy that gives the `_REDUCTIONS` of each tensor instead of its own outputs.
+
+    ReduceMin and ReduceMax of onnxruntime pass over most NaN (measured with 1.32: 190 of 250), so that x - x, which
+    is 0 unless x is NaN or infinite, is summed beside them.
+    """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
+    del watched.graph.output[:]
     for tensor in names:
-        for operator, kind in (("ReduceMin", "min."), ("ReduceMax", "max.")):
-            output = _PREFIX + kind + tensor
-            watched.graph.node.append(helper.make_node(operator, [tensor], [output], keepdims=0))
+        least, most, finite = (_PREFIX + kind + tensor for kind in _REDUCTIONS)
+        nothing = finite + ".terms"
+        watched.graph.node.append(helper.make_node("ReduceMin", [tensor], [least], keepdims=0))
+        watched.graph.node.append(helper.make_node("ReduceMax", [tensor], [most], keepdims=0))
+        watched.graph.node.append(helper.make_node("Sub", [tensor, tensor], [nothing]))
+        watched.graph.node.append(helper.make_node("ReduceSum", [nothing], [finite], keepdims=0))
+        for output in (least, most, finite):
             watched.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
     return watched
+
+
+def least_harmful(
+    model: onnx.ModelProto,
+    candidates: Mapping[str, Sequence[Range]],
+    samples: Samples,
+    *,
+    name: str,
+    limit: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    most_bytes: int = FETCHED_BYTES,
+) -> Ranges:
+    """Return for each tensor that candidate with which the nodes that read it err least; the first of equals.
+
+    A tensor is quantized alone, and the squared error of each output of its readers is measured relative to the
+    squares of that output; the errors of several readers add up. The error of the tensor itself would judge badly:
+    the few huge activations of a transformer (Sun et al. 2024, arXiv:2402.17762) are few enough to be clipped for its
+    sake, and what they are worth shows only behind the weights that they meet. Errors that overflow float32 count
+    as infinite.
+
+    Memory: copies of the readers of one group of tensors at a time, see `share_out`.
+
+    Args:
+        model: With shapes and types inferred.
+        candidates: Ranges to try by tensor, in the order of the graph.
+        samples: Calibration data.
+        name: What messages call the model.
+        limit: At most so many samples.
+        batch_size: At most so many samples at a time, where the model leaves it open.
+        progress: Listener.
+        most_bytes: Tensors judged together take at most so much, or there is only one of them.
+
+    Raises:
+        DataError: the samples do not fit the model.
+        ModelError: the model fails.
+    """
+    rows, groups = share_out(model, list(candidates), samples, name, batch_size, most_bytes)
+    chosen: Ranges = {}
+    with progress.task("judge ranges", min(len(samples), limit or len(samples)) * len(groups)) as task:
+        for group in groups:
+            trials = _Trials(model)
+            for tensor in group:
+                trials.add(tensor, candidates[tensor])
+            opened = open_model(trials.model.SerializeToString(), name=name)
+            for feeds, count in feed(opened, samples, rows, limit):
+                trials.count(opened.run(feeds, trials.outputs))
+                task.advance(count)
+            for tensor in group:
+                harms = trials.harms(tensor)
+                chosen[tensor] = candidates[tensor][harms.index(min(harms))]
+    return chosen
+
+
+class _Trials:
+    """A model with copies of the nodes that read a tensor, which see it quantized, and the errors that they make."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        del self.model.graph.output[:]
+        self._floats = set(activations(model))
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for tensor in dict.fromkeys(node.input):
+                self._readers[tensor].append(node)
+        self._sums: dict[str, float] = {}
+        self._errors: dict[str, list[list[tuple[str, str]]]] = {}  # by tensor and candidate: sums of error and signal
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs of `model`: sums over a batch."""
+        return list(self._sums)
+
+    def add(self, tensor: str, candidates: Sequence[Range]) -> None:
+        """Add what tries the candidate ranges of a tensor."""
+        self._errors[tensor] = []
+        for index, bounds in enumerate(candidates):
+            prefix = f"{_TRIAL}{index}.{tensor}"
+            self._quantize(tensor, prefix, bounds)
+            compared = list(self._compared(tensor, prefix))
+            sums = [(self._square(self._difference(one, other)), self._square(other)) for one, other in compared]
+            self._errors[tensor].append(sums)
+
+    def count(self, found: Sequence[np.ndarray]) -> None:
+        """Add the outputs for a batch to the sums."""
+        for output, value in zip(self.outputs, found, strict=True):
+            self._sums[output] += value.item()
+
+    def harms(self, tensor: str) -> list[float]:
+        """Return what the readers of a tensor suffer from each candidate, as a ratio of squares."""
+        return [
+            sum(_ratio(self._sums[error], self._sums[signal]) for error, signal in sums)
+            for sums in self._errors[tensor]
+        ]
+
+    def _quantize(self, tensor: str, prefix: str, bounds: Range) -> None:
+        """Quantize and dequantize a tensor in float operators, which onnxruntime does not fuse with layers."""
+        scale, zero = integer_grid(*bounds)
+        for suffix, value in ((".scale", scale), (".low", -zero), (".high", STEPS - zero)):
+            constant = numpy_helper.from_array(np.array(value, np.float32), prefix + suffix)
+            self.model.graph.initializer.append(constant)
+        self._node("Div", [tensor, prefix + ".scale"], prefix + ".steps")
+        self._node("Round", [prefix + ".steps"], prefix + ".rounded")
+        self._node("Clip", [prefix + ".rounded", prefix + ".low", prefix + ".high"], prefix + ".clipped")
+        self._node("Mul", [prefix + ".clipped", prefix + ".scale"], prefix)
+
+    def _compared(self, tensor: str, quantized: str) -> Iterator[tuple[str, str]]:
+        """Copy the readers of a tensor, and yield their float outputs beside the original ones.
+
+        Where nobody reads it, or what is read from it is no float, the tensor itself is compared.
+        """
+        alone = True
+        for number, reader in enumerate(self._readers[tensor]):
+            outputs = [output for output in reader.output if output in self._floats]
+            if not outputs or any(attribute.HasField("g") for attribute in reader.attribute):
+                continue
+            alone = False
+            copy = self.model.graph.node.add()
+            copy.CopyFrom(reader)
+            copy.name = f"{quantized}.{number}"
+            copy.input[:] = [quantized if given == tensor else given for given in reader.input]
+            copy.output[:] = [f"{copy.name}.{output}" if output else "" for output in reader.output]
+            yield from ((f"{copy.name}.{output}", output) for output in outputs)
+        if alone:
+            yield quantized, tensor
+
+    def _difference(self, one: str, other: str) -> str:
+        self._node("Sub", [one, other], f"{one}.error")
+        return f"{one}.error"
+
+    def _square(self, tensor: str) -> str:
+        """Return the output that is the sum of a tensor's squares."""
+        output = f"{_TRIAL}square.{tensor}"
+        if output not in self._sums:
+            self._sums[output] = 0.0
+            self.model.graph.node.append(helper.make_node("ReduceSumSquare", [tensor], [output], keepdims=0))
+            self.model.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
+        return output
+
+    def _node(self, operator: str, inputs: Sequence[str], output: str) -> None:
+        self.model.graph.node.append(helper.make_node(operator, inputs, [output]))
+
+
+def _ratio(error: float, signal: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / signal if signal and math.isfinite(error) and math.isfinite(signal) else math.inf

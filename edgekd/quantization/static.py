@@ -1,10 +1,12 @@
 """Static INT8: weights and activations quantized once, from calibration data, for a target.
 
-The way of a model: constants and batch normalisation are folded; calibration samples set the range of every
-activation and the moments of every layer's input; onnxruntime's quantizer writes the QDQ form; then the weights are
-replaced by better ones: scales at which no pair of products can saturate where the target sums pairs in 16 bits
-(`weights.py`), integers rounded with the errors in view (`rounding.py`), biases that make good what is left of the
-mean error (`correction.py`). A certificate says whether the file can saturate (`saturation.py`).
+The way of a model: constants and batch normalisation are folded, and operators rewritten into such as have integer
+kernels; calibration samples set the range of every activation and the moments of every layer's input; onnxruntime's
+quantizer writes the QDQ form; then the weights are replaced by better ones: scales at which no pair of products can
+saturate where the target sums pairs in 16 bits (`weights.py`), integers rounded with the errors in view
+(`rounding.py`), biases that make good what is left of the mean error (`correction.py`). Where accuracy drops too far,
+layers stay in fp32 (`sensitivity.py`). A certificate says whether the file can saturate (`saturation.py`), an audit
+what of it runs in integers (`audit.py`).
 """
 
 from __future__ import annotations
@@ -14,29 +16,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import onnx
 
 from edgekd.artifact import indented_json, write_bytes, write_files
 from edgekd.errors import ModelError, UsageError
 from edgekd.graph.folding import fold
-from edgekd.graph.metadata import cap_ir_version, write_metadata
-from edgekd.graph.traces import strip_traces
+from edgekd.graph.fusible import make_fusible
+from edgekd.graph.metadata import write_metadata
 from edgekd.progress import SILENT, Progress
-from edgekd.quantization.calibration import Ranges, minmax_ranges
+from edgekd.quantization.audit import Audit, audit
+from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
+from edgekd.quantization.costs import layer_costs
 from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
+from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.saturation import Certificate, certify
+from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
 from edgekd.runtime import open_model, open_samples, predict, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgekd.data import Contract
@@ -56,10 +62,12 @@ class Method:
     Attributes:
         rounding: `"gptq"` rounds with the errors in view, `"nearest"` each weight for itself.
         bias_correction: Whether biases make good the mean error that rounding leaves.
+        ranges: How the range of every activation is chosen; see `calibrate`.
     """
 
     rounding: Rounding = "gptq"
     bias_correction: bool = True
+    ranges: RangeMethod = "minmax"
 
     @property
     def needs_moments(self) -> bool:
@@ -78,8 +86,10 @@ class Quantized:
         samples: Calibration samples used.
         fp32_layers: Layers (Conv, Gemm, MatMul) left in fp32, by node name.
         saturation: What the file's weights say of saturation on the target.
+        audit: What of the file runs in integers on this machine.
         evaluation: Against the fp32 model, when evaluation data was given.
         max_drop: The gate, or None.
+        search: How layers to keep in fp32 were searched for; None where none had to be.
     """
 
     content: bytes
@@ -88,8 +98,10 @@ class Quantized:
     samples: int
     fp32_layers: tuple[str, ...]
     saturation: Certificate
+    audit: Audit
     evaluation: Evaluation | None = None
     max_drop: float | None = None
+    search: Search | None = None
 
     @property
     def gate_met(self) -> bool | None:
@@ -105,8 +117,11 @@ class Quantized:
             "target": self.target.name,
             "effective": dict(self.effective),
             "fp32_layers": list(self.fp32_layers),
+            "fp32_reason": None if self.search is None else self.search.reason,
+            "mixed_precision": None if self.search is None else self.search.to_json(),
+            "audit": self.audit.to_json(),
             "saturation": self.saturation.to_json(),
-            "calibration": {"samples": self.samples, "method": "minmax"},
+            "calibration": {"samples": self.samples, "method": self.effective["ranges"]},
             "gate": {"max_drop": self.max_drop, "met": self.gate_met},
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
@@ -125,11 +140,13 @@ def quantize(
     contract: Contract | None = None,
     labels: str = "folder",
     metadata: Mapping[str, str] | None = None,
+    measure: bool = False,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Quantize an fp32 ONNX model to static INT8 for a target, and write it.
 
-    The file is written whether or not the gate is met; the result's `gate_met` says which.
+    The file is written whether or not the gate is met; the result's `gate_met` says which. Where it would be missed
+    with every layer in INT8, the layers that hurt most stay in fp32: as few as meet it (`sensitivity.py`).
 
     Args:
         model: A file, or the bytes of one.
@@ -143,6 +160,7 @@ def quantize(
         contract: How images become inputs; by default what the model's own metadata say.
         labels: For folders of images: `"folder"`, `"prefix"` or the name of a CSV file.
         metadata: Further entries for the file; keys start with `edgekd.`.
+        measure: Whether to measure what computes in fp32 nonetheless (`audit.py`); the times are this machine's.
         progress: Listener.
 
     Raises:
@@ -161,6 +179,7 @@ def quantize(
         contract=contract,
         labels=labels,
         metadata=metadata,
+        measure=measure,
         progress=progress,
     )
     return job.write(target, output)
@@ -184,6 +203,7 @@ class Quantization:
         contract: Contract | None = None,
         labels: str = "folder",
         metadata: Mapping[str, str] | None = None,
+        measure: bool = False,
         progress: Progress = SILENT,
     ) -> None:
         if samples is not None and samples < 1:
@@ -199,13 +219,21 @@ class Quantization:
         self._judges: Samples | None = None
         if evaluation is not None:
             self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
-        self._model = fold(content, self._name)
-        _require_quantizable(self._model, self._name)
+        folded = fold(content, self._name)
+        _require_quantizable(folded, self._name)
+        self._model = make_fusible(folded)
         self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
+        self._data, self._measure = data, measure
         self._samples = min(len(data), samples or len(data))
         batch_size = _batch_size(data)
-        self._ranges = minmax_ranges(
-            self._model, data, name=self._name, limit=samples, batch_size=batch_size, progress=progress
+        self._ranges = calibrate(
+            self._model,
+            data,
+            method=method.ranges,
+            name=self._name,
+            limit=samples,
+            batch_size=batch_size,
+            progress=progress,
         )
         if method.bias_correction:
             add_missing_biases(self._model)
@@ -221,6 +249,7 @@ class Quantization:
                 batch_size=batch_size,
                 progress=progress,
             )
+        self._chosen: dict[tuple[str, str, float], tuple[QuantizedWeights, NDArray[np.float32]]] = {}
         self._expected: NDArray[Any] | None = None
 
     def write(self, target: str, output: str | Path | None) -> Quantized:
@@ -261,11 +290,20 @@ class Quantization:
         return results
 
     def make(self, target: Target, path: str | None) -> Quantized:
-        """Return the file for a target, unwritten; `path` is what its evaluation calls it."""
-        quantized = to_qdq(self._model, self._ranges, target)
-        self._improve(quantized, target)
-        write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})
-        content = quantized.SerializeToString(deterministic=True)
+        """Return the file for a target, unwritten; `path` is what its evaluation calls it.
+
+        Where all layers in INT8 miss the gate, those that hurt most stay in fp32.
+        """
+        path = path or self._name
+        content = self._content(target, frozenset(), self._progress)
+        evaluation = self._judge(content, path, self._progress)
+        search = None
+        if self._max_drop is not None and evaluation is not None and evaluation.drop > self._max_drop:
+            full = Attempt(fp32=frozenset(), content=content, evaluation=evaluation)
+            search = self._search(target, full, path, self._max_drop)
+            content, evaluation = search.best.content, search.best.evaluation
+            self._progress.note(search.reason)
+        model = onnx.load_from_string(content)
         return Quantized(
             content=content,
             target=target,
@@ -279,19 +317,55 @@ class Quantization:
                 **asdict(self._method),
             },
             samples=self._samples,
-            fp32_layers=fp32_layers(quantized),
-            saturation=certify(quantized, target),
-            evaluation=self._judge(content, path or self._name),
+            fp32_layers=fp32_layers(model),
+            saturation=certify(model, target),
+            audit=audit(content, name=path, samples=self._data if self._measure else None),
+            evaluation=evaluation,
             max_drop=self._max_drop,
+            search=search,
         )
 
-    def _improve(self, quantized: onnx.ModelProto, target: Target) -> None:
+    def _content(self, target: Target, fp32: Collection[str], progress: Progress) -> bytes:
+        """Return the file for a target with the layers of these names in fp32."""
+        quantized = to_qdq(self._model, self._ranges, target, fp32)
+        self._improve(quantized, target, progress)
+        write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})
+        content: bytes = quantized.SerializeToString(deterministic=True)
+        return content
+
+    def _search(self, target: Target, full: Attempt, path: str, max_drop: float) -> Search:
+        """Return the file with the fewest layers in fp32 that meets the gate, or the best attempt."""
+        never = fp32_layers(onnx.load_from_string(full.content))
+        costs = [cost for cost in layer_costs(self._model) if cost.layer not in never]
+        names = frozenset(cost.layer for cost in costs)
+
+        def attempt(fp32: frozenset[str]) -> Attempt:
+            content = self._content(target, fp32, SILENT)
+            evaluation = self._judge(content, path, SILENT)
+            assert evaluation is not None
+            return Attempt(fp32=fp32, content=content, evaluation=evaluation)
+
+        sensitivities = measure_sensitivities(
+            costs,
+            lambda name: self._content(target, names - {name}, SILENT),
+            self._original,
+            self._data,
+            limit=self._samples,
+            progress=self._progress,
+        )
+        return keep_fewest(full, sensitivities, attempt, max_drop, progress=self._progress)
+
+    def _improve(self, quantized: onnx.ModelProto, target: Target, progress: Progress) -> None:
         """Replace the weights and biases that onnxruntime's quantizer wrote by ours."""
         weights = QdqWeights(quantized)
         layers = [layer for layer in self._layers if weights.holds(layer)]
-        with self._progress.task(f"round weights for {target.name}", len(layers)) as task:
+        with progress.task(f"round weights for {target.name}", len(layers)) as task:
             for layer in layers:
-                weights.replace(layer, *self._quantize_layer(layer, weights.input_scale(layer), target))
+                scale = weights.input_scale(layer)
+                key = (layer.name, target.name, scale)
+                if key not in self._chosen:
+                    self._chosen[key] = self._quantize_layer(layer, scale, target)
+                weights.replace(layer, *self._chosen[key])
                 task.advance(1, layer.name)
 
     def _quantize_layer(
@@ -313,14 +387,12 @@ class Quantization:
             return chosen, layer.bias_values
         return chosen, corrected_bias(layer, chosen, moments, input_scale)
 
-    def _judge(self, content: bytes, path: str) -> Evaluation | None:
+    def _judge(self, content: bytes, path: str, progress: Progress) -> Evaluation | None:
         if self._judges is None:
             return None
         if self._expected is None:
-            self._expected = predict(self._original, self._judges, title="evaluate fp32", progress=self._progress)
-        outputs = predict(
-            open_model(content, name=path), self._judges, title="evaluate int8", progress=self._progress
-        )
+            self._expected = predict(self._original, self._judges, title="evaluate fp32", progress=progress)
+        outputs = predict(open_model(content, name=path), self._judges, title="evaluate int8", progress=progress)
         digest = hashlib.sha256(content).hexdigest()
         return score(path, digest, outputs, self._judges.labels, self._expected)
 
@@ -329,51 +401,6 @@ def _batch_size(data: Samples) -> int:
     """Return how many samples to run at a time: what fits into `BATCH_BYTES` of inputs, at most 16."""
     size = sum(array.nbytes for array in data.batch([0]).values())
     return max(1, min(16, BATCH_BYTES // max(size, 1)))
-
-
-def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target) -> onnx.ModelProto:
-    """Return a copy of the model with onnxruntime's QDQ nodes, one weight scale per channel.
-
-    Where adjacent products are summed in int16, weights take 7 bits: 2 * 255 * 64 = 32,640 fits. That is the last
-    resort, for the few weights that are not replaced afterwards.
-
-    Requires: constants folded, shapes inferred; a range for every float activation.
-    Ensures: weights of Conv, Gemm and MatMul stored in 8 bits; `ir_version <= 10`; no exporter traces.
-    """
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-    measured = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    quantizer = QDQQuantizer(
-        copy,
-        per_channel=True,
-        reduce_range=target.pairs_saturate,
-        weight_qType=types[target.weights],
-        activation_qType=types[target.activations],
-        tensors_range=TensorsData(CalibrationMethod.MinMax, measured),
-        nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
-        extra_options={},
-    )
-    quantizer.quantize_model()
-    quantized: onnx.ModelProto = quantizer.model.model
-    strip_traces(quantized)
-    cap_ir_version(quantized)
-    return quantized
-
-
-def fp32_layers(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the names of the Conv, Gemm and MatMul nodes that do not read dequantized weights."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return tuple(
-        node.name for node in model.graph.node if node.op_type in OPERATORS and not {*node.input[:2]} <= dequantized
-    )
 
 
 def _require_quantizable(model: onnx.ModelProto, name: str) -> None:
