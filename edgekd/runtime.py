@@ -89,11 +89,13 @@ class Model:
         return contract_of_metadata(self.metadata, self.name)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: list[str] | None = None) -> list[NDArray[Any]]:
-        """Return the outputs (all of them by default) for a batch.
+        """Return the outputs (all of them by default, none if none is named) for a batch.
 
         Raises:
             ModelError: the inputs do not fit, or onnxruntime fails.
         """
+        if outputs is not None and not outputs:
+            return []  # onnxruntime takes an empty list for all of them
         try:
             return list(self.session.run(outputs, dict(feeds)))
         except RUN_ERRORS as error:

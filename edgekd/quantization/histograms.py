@@ -124,7 +124,7 @@ def collect_histograms(
             watched = open_model(with_outputs(model, group).SerializeToString(), name=name)
             made = [tensor for tensor in group if tensor not in {spec.name for spec in watched.inputs}]
             for feeds, count in feed(watched, samples, rows, limit):
-                found = dict(zip(made, watched.run(feeds, made) if made else [], strict=True)) | feeds
+                found = dict(zip(made, watched.run(feeds, made), strict=True)) | feeds
                 for tensor in group:
                     histograms[tensor].add(_without_padding(found.pop(tensor), count, fixed_batch(watched)))
                 task.advance(count)

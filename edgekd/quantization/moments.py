@@ -95,7 +95,7 @@ def collect_moments(
     moments = {layer.name: Moments.empty(layer) for layer in layers}
     with progress.task("look at layer inputs", min(len(samples), limit or len(samples))) as task:
         for feeds, count in feed(opened, samples, batch_size, limit):
-            found = (dict(zip(made, opened.run(feeds, made), strict=True)) if made else {}) | feeds
+            found = dict(zip(made, opened.run(feeds, made), strict=True)) | feeds
             for layer in layers:
                 moments[layer.name].add(input_rows(layer, found[layer.input][:count]))
             task.advance(count)

@@ -12,8 +12,7 @@ from edgekd.graph.hard_sigmoid import hard_sigmoid_to_sum
 from edgekd.graph.metadata import cap_ir_version
 from edgekd.graph.order import sort_nodes
 from edgekd.graph.traces import strip_traces
-from edgekd.graph.unread import drop_unread_conversions
-from edgekd.graph.unused import drop_unused_initializers
+from edgekd.graph.unused import drop_unread_conversions, drop_unused_initializers
 from edgekd.quantization.fallback import INTEGER_OPERATORS, fp32_nodes, keep_in_fp32
 from edgekd.quantization.layers import OPERATORS
 

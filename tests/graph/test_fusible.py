@@ -17,7 +17,7 @@ from edgekd.graph.guard import guard
 from edgekd.graph.hard_sigmoid import hard_sigmoid_to_sum
 from edgekd.graph.names import name_nodes
 from edgekd.graph.order import sort_nodes
-from edgekd.graph.unread import drop_unread_conversions
+from edgekd.graph.unused import drop_unread_conversions
 from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
