@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from edgekd.benchmarking.conditions import judge
+from edgekd.benchmarking.conditions import Span, judge
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
 from edgekd.benchmarking.statistics import paired_ratio
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
     from edgekd.benchmarking.plan import Entry, Plan
     from edgekd.drivers import Driver
-    from edgekd.progress import Progress
+    from edgekd.progress import Progress, Task
 
 RUNNER = Path(__file__).with_name("runner.py")
+RETAKES = 3
 _SEED = 0
 
 # What the runner says of one block; see the head of runner.py for the keys.
@@ -36,7 +38,7 @@ def bench(
     threads: Sequence[int] = (1,),
     duration_s: float | None = None,
     runs: int | None = None,
-    repeats: int = 4,
+    repeats: int = 6,
     data: str | Path | None = None,
     dims: Mapping[str, int] | None = None,
     progress: Progress = SILENT,
@@ -44,7 +46,8 @@ def bench(
     """Measure models on a device: latency with bounds, and memory by phase.
 
     Every model is first tried on the device, once. Then each of `repeats` blocks of each model is measured in a
-    fresh process, the models interleaved. Latencies are pooled over the blocks; memory is their median.
+    fresh process, the models interleaved. A repetition during which other work kept the machine busy is measured
+    again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their median.
 
     Args:
         models: ONNX files. The first is the one that others are compared with.
@@ -54,7 +57,8 @@ def bench(
             `runs` is given. At least 7 runs are timed, the least that bound a median.
         runs: Number of timed runs of one model over all its blocks, instead of a time. If it is below `repeats`
             there are fewer blocks.
-        repeats: Blocks of each model; even, so that every model comes first as often.
+        repeats: Blocks of each model; even, so that every model comes first as often. From six on the interval of a
+            ratio is one of 95 %.
         data: An .npz file with arrays named like the models' inputs, of which the first rows are used. None: made
             up from the declared types (floats normal, integers 0 or 1, masks of ones).
         dims: Sizes of dynamic axes by name; others are 1.
@@ -75,17 +79,11 @@ def bench(
     )
     with open_driver(profile) as driver:
         _rehearse(driver, plan, device)
-        before, start = driver.probe(), time.monotonic()
-        blocks = _measure(driver, plan, device, progress)
-        elapsed_s, after = time.monotonic() - start, driver.probe()
-    conditions = judge(
-        before,
-        after,
-        own_cpu_s=sum(block["cpu_s"] for own in blocks for block in own),
-        elapsed_s=elapsed_s,
-        onnxruntime=blocks[0][0]["onnxruntime"],
-    )
-    target = before.target if profile.target == "auto" else profile.target
+        repetitions, retaken = _measure(driver, plan, device, progress)
+    spans = [repetition.span for repetition in repetitions]
+    blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
+    conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"])
+    target = spans[0].before.target if profile.target == "auto" else profile.target
     return BenchResult(
         device=Device(name=device, target=target), conditions=conditions, models=_summarise(plan, blocks)
     )
@@ -102,16 +100,42 @@ def _rehearse(driver: Driver, plan: Plan, device: str) -> None:
             raise UsageError(f"no model has a dynamic axis {name!r}{nearest(name, known)}; named axes: {has}")
 
 
-def _measure(driver: Driver, plan: Plan, device: str, progress: Progress) -> list[list[Block]]:
-    """Measure all blocks in the order of the plan; return them by entry."""
-    blocks: list[list[Block]] = [[] for _ in plan.entries]
-    order = plan.order()
-    with progress.task("bench", len(order)) as task:
-        for repetition, index in order:
-            entry = plan.entries[index]
-            blocks[index].append(_run(driver, plan, entry, device, repetition=repetition))
-            task.advance(note=f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}")
-    return blocks
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """One block of every entry, in the order of the entries, and the circumstances."""
+
+    blocks: Sequence[Block]
+    span: Span
+
+
+def _measure(driver: Driver, plan: Plan, device: str, progress: Progress) -> tuple[list[Repetition], int]:
+    """Measure all repetitions in the order of the plan; return them, and how many were measured again."""
+    kept: list[Repetition] = []
+    retaken = 0
+    with progress.task("bench", plan.repeats * len(plan.entries)) as task:
+        again = False
+        while len(kept) < plan.repeats:
+            repetition = _repeat(driver, plan, device, len(kept), task, again=again)
+            again = repetition.span.is_tainted and retaken < RETAKES
+            if again:
+                retaken += 1
+            else:
+                kept.append(repetition)
+    return kept, retaken
+
+
+def _repeat(driver: Driver, plan: Plan, device: str, repetition: int, task: Task, *, again: bool) -> Repetition:
+    """Measure one block of every entry; `again` says that other work had spoilt it before."""
+    before, start = driver.probe(), time.monotonic()
+    blocks: dict[int, Block] = {}
+    for index in plan.order(repetition):
+        entry = plan.entries[index]
+        blocks[index] = _run(driver, plan, entry, device, repetition=repetition)
+        note = f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}"
+        task.advance(0 if again else 1, f"{note}, again: other work was running" if again else note)
+    own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
+    span = Span(before=before, after=driver.probe(), own_cpu_s=own_cpu_s, elapsed_s=time.monotonic() - start)
+    return Repetition(blocks=[blocks[index] for index in range(len(plan.entries))], span=span)
 
 
 def _run(
@@ -155,12 +179,19 @@ def _summarise_one(entry: Entry, blocks: Sequence[Block], first: ModelResult | N
         repetitions=len(blocks),
         load_ms=round(median(block["load_ms"] for block in blocks), 6),
         first_run_ms=round(median(block["first_run_ms"] for block in blocks), 6),
-        latency_ms=Latency.of([sample for block in blocks for sample in block["samples_ms"]]),
+        latency_ms=Latency.of([block["samples_ms"] for block in blocks]),
         block_p50_ms=medians,
         warmed_up=all(block["warm_up"]["steady"] for block in blocks),
         memory_bytes={phase: _median_bytes(blocks, phase) for phase in blocks[0]["memory_bytes"]},
         ratio_to_first=None if first is None else paired_ratio(medians, first.block_p50_ms or ()),
+        samples_per_s=_samples_per_s(blocks),
     )
+
+
+def _samples_per_s(blocks: Sequence[Block]) -> float:
+    shape: list[int] = next((declared["shape"] for declared in blocks[0]["inputs"].values()), [])
+    mean_ms = fmean(sample for block in blocks for sample in block["samples_ms"])
+    return round((shape[0] if shape else 1) * 1000 / mean_ms, 3)
 
 
 def _median_bytes(blocks: Sequence[Block], phase: str) -> int | None:

@@ -6,9 +6,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgekd.drivers import Facts
 
 _BUSY_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A stretch of time in which models were measured.
+
+    Attributes:
+        before, after: What the device said of itself.
+        own_cpu_s: CPU time of the measured processes, in seconds.
+        elapsed_s: Its length, in seconds.
+    """
+
+    before: Facts
+    after: Facts
+    own_cpu_s: float
+    elapsed_s: float
+
+    @property
+    def others_cpu_s(self) -> float | None:
+        """CPU time that anything else took, in seconds; None where the device does not count it."""
+        if self.before.busy_cpu_s is None or self.after.busy_cpu_s is None or self.elapsed_s <= 0:
+            return None
+        return max(0.0, self.after.busy_cpu_s - self.before.busy_cpu_s - self.own_cpu_s)
+
+    @property
+    def is_tainted(self) -> bool:
+        """Whether other work is known to have kept more than a quarter of the cores busy."""
+        others = self.others_cpu_s
+        return others is not None and others > _BUSY_SHARE * (self.before.logical_cores or 1) * self.elapsed_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +54,7 @@ class Conditions:
         load_average_before: Mean number of running tasks over the minute before the start.
         others_busy_cores: Cores kept busy by anything but the measured processes, on average while they ran.
         onnxruntime: Version that ran the models.
+        retaken: Repetitions that were thrown away and measured again, because other work was running.
     """
 
     verdict: str
@@ -32,32 +64,37 @@ class Conditions:
     load_average_before: float | None
     others_busy_cores: float | None
     onnxruntime: str
+    retaken: int = 0
 
 
-def judge(before: Facts, after: Facts, *, own_cpu_s: float, elapsed_s: float, onnxruntime: str) -> Conditions:
-    """Return the conditions of a measurement from the device's facts before and after it.
+def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Conditions:
+    """Return the conditions of a measurement from the stretches of time that count.
 
     It is tainted when other work took more than a quarter of the cores. Where the system counts CPU time, that is
-    the time used in between less the `own_cpu_s` of the measured processes; so work that ended before the start
-    (training, in `edgekd run`) does not count, though the load average still remembers it. Elsewhere the load
-    average before the start decides.
+    the time used in the spans less that of the measured processes; so work that ended before the start (training, in
+    `edgekd run`) does not count, though the load average still remembers it. Elsewhere the load average before the
+    start decides.
     """
-    others = _others_busy_cores(before, after, own_cpu_s, elapsed_s)
+    first = spans[0].before
+    others = _others_busy_cores(spans)
     return Conditions(
-        verdict=_verdict(others, before.load_average, before.logical_cores),
-        cpu_model=before.cpu_model,
-        logical_cores=before.logical_cores,
-        governor=before.governor,
-        load_average_before=before.load_average,
+        verdict=_verdict(others, first.load_average, first.logical_cores),
+        cpu_model=first.cpu_model,
+        logical_cores=first.logical_cores,
+        governor=first.governor,
+        load_average_before=first.load_average,
         others_busy_cores=others,
         onnxruntime=onnxruntime,
+        retaken=retaken,
     )
 
 
-def _others_busy_cores(before: Facts, after: Facts, own_cpu_s: float, elapsed_s: float) -> float | None:
-    if before.busy_cpu_s is None or after.busy_cpu_s is None or elapsed_s <= 0:
+def _others_busy_cores(spans: Sequence[Span]) -> float | None:
+    known = [(span.others_cpu_s, span.elapsed_s) for span in spans]
+    total_s = sum(others_s for others_s, _ in known if others_s is not None)
+    if any(others_s is None for others_s, _ in known):
         return None
-    return max(0.0, round((after.busy_cpu_s - before.busy_cpu_s - own_cpu_s) / elapsed_s, 3))
+    return round(total_s / sum(elapsed_s for _, elapsed_s in known), 3)
 
 
 def _verdict(others: float | None, load_average: float | None, cores: int | None) -> str:

@@ -46,18 +46,14 @@ class Plan:
     data: Path | None
     dims: Mapping[str, int]
 
-    def order(self) -> list[tuple[int, int]]:
-        """Return the blocks as (repetition, index of the entry) in the order of time: A B, B A, A B, ...
+    def order(self, repetition: int) -> Sequence[int]:
+        """Return the entries, by index, in the order in which a repetition measures them: A B, then B A, A B, ...
 
         Neighbours in time make a pair, and each comes first equally often, so slow drift of the machine does not
         favour any.
         """
         forth = range(len(self.entries))
-        return [
-            (repetition, index)
-            for repetition in range(self.repeats)
-            for index in (forth if repetition % 2 == 0 else reversed(forth))
-        ]
+        return forth if repetition % 2 == 0 else forth[::-1]
 
 
 def make_plan(

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgekd.benchmarking.conditions import Conditions  # noqa: TC001
+from edgekd.benchmarking.correlation import correlated_uppers, lag_one_autocorrelation
 from edgekd.benchmarking.statistics import CONFIDENCE, PairedRatio, percentiles
 from edgekd.errors import DataError, reading
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA = "edgekd.bench/1"
+CORRELATED = 0.1  # above this autocorrelation, samples are not taken as independent
 _FRACTIONS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -42,6 +46,8 @@ class Latency:
             where the sample is too small.
         samples: Number of timed runs.
         confidence: That of the bounds.
+        autocorrelation: Of each run with the one before, in one process; above 0.1 the bounds allow for it
+            (`correlation.py`), else they are order statistics of independent samples.
         runs_needed: For each percentile without a bound, the least number of timed runs that gives one.
     """
 
@@ -56,18 +62,33 @@ class Latency:
     samples: int
     confidence: float
     runs_needed: Mapping[str, int]
+    autocorrelation: float = 0.0
 
     @classmethod
-    def of(cls, samples_ms: Sequence[float]) -> Latency:
-        """Summarise timed runs, shape (n,), in ms."""
-        found = dict(zip(_FRACTIONS, percentiles(samples_ms, list(_FRACTIONS.values())), strict=True))
-        numbers: dict[str, Any] = {name: _to_ns(percentile.estimate) for name, percentile in found.items()}
-        numbers |= {f"{name}_upper": _to_ns(percentile.upper) for name, percentile in found.items()}
+    def of(cls, processes_ms: Sequence[Sequence[float]]) -> Latency:
+        """Summarise the timed runs of every process, in ms, in the order of time."""
+        processes = [np.asarray(samples, dtype=np.float64) for samples in processes_ms]
+        fractions = list(_FRACTIONS.values())
+        found = percentiles(np.concatenate(processes), fractions)
+        correlation = lag_one_autocorrelation(processes)
+        if correlation > CORRELATED:
+            bounds = correlated_uppers(processes, fractions, CONFIDENCE)
+            found = [
+                replace(percentile, upper=upper, runs_needed=needed)
+                for percentile, (upper, needed) in zip(found, bounds, strict=True)
+            ]
+        named = dict(zip(_FRACTIONS, found, strict=True))
+        numbers: dict[str, Any] = {
+            name: _to_ns(percentile.estimate if percentile.upper is not None or name == "p50" else None)
+            for name, percentile in named.items()
+        }
+        numbers |= {f"{name}_upper": _to_ns(percentile.upper) for name, percentile in named.items()}
         return cls(
             **numbers,
-            samples=len(samples_ms),
+            samples=sum(samples.size for samples in processes),
             confidence=CONFIDENCE,
-            runs_needed={name: found[name].runs_needed for name in found if found[name].upper is None},
+            runs_needed={name: named[name].runs_needed for name in named if named[name].upper is None},
+            autocorrelation=round(correlation, 3),
         )
 
 
@@ -94,6 +115,7 @@ class ModelResult:
             `session_peak`, `session`, `first_run`, `steady`, `peak`; None where the device does not tell. See
             `edgekd/benchmarking/runner.py` for what they mean.
         ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
+        samples_per_s: Throughput: the extent of the first input's first axis, over the mean latency.
     """
 
     path: str
@@ -108,6 +130,7 @@ class ModelResult:
     warmed_up: bool | None
     memory_bytes: Mapping[str, int | None] | None
     ratio_to_first: PairedRatio | None
+    samples_per_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

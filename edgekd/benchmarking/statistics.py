@@ -1,14 +1,13 @@
-"""Percentiles of latencies with bounds that hold for any distribution, and paired ratios.
+"""Percentiles of latencies with bounds that hold for any distribution, and paired ratios with theirs.
 
-Samples are taken as independent. Those of one process are not quite: a bound says what the sample supports,
-and repetitions in fresh processes show how far it can be believed.
+Here samples are taken as independent; `correlation.py` has the bounds for those that are not.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -38,14 +37,34 @@ class Percentile:
     runs_needed: int
 
 
+Verdict = Literal["none", "faster", "slower"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedRatio:
-    """How one model compares with another: `median`, `min` and `max` over `pairs` of neighbouring blocks."""
+    """How one model compares with another, over pairs of neighbouring blocks.
+
+    Attributes:
+        median: Of the ratios of the pairs.
+        min, max: The least and the largest of them.
+        pairs: How many there are.
+        lower, upper: With `confidence` the true median ratio lies between them, whatever the distribution.
+        confidence: That of the interval; below 0.95 where there are fewer than six pairs.
+        noise_floor: The largest change of either model against itself between neighbouring blocks, as a share:
+            0.03 is 3 %. None where a model has a single block.
+        verdict: `"none"` where the interval holds 1, or the difference is within the noise floor; else `"faster"` or
+            `"slower"`.
+    """
 
     median: float
     min: float
     max: float
     pairs: int
+    lower: float
+    upper: float
+    confidence: float
+    noise_floor: float | None
+    verdict: Verdict
 
 
 def runs_needed(fraction: float, confidence: float = CONFIDENCE) -> int:
@@ -113,14 +132,50 @@ def _percentile(ordered: NDArray[Any], fraction: float, confidence: float) -> Pe
 def paired_ratio(values: Sequence[float], base: Sequence[float]) -> PairedRatio:
     """Return how `values` compare with `base`, pair by pair.
 
-    Blocks of the two alternate in time (A B B A), so what drifts slowly falls out of each pair's ratio.
+    Blocks of the two alternate in time (A B B A), so what drifts slowly falls out of each pair's ratio, and blocks of
+    one model are neighbours too: how much they differ is the noise floor. The interval is that of the sign test: with
+    n pairs, the r-th smallest and the r-th largest ratio hold the median with probability
+    1 - 2 P(Binomial(n, 1/2) < r) (David and Nagaraja, Order Statistics, section 7.1).
 
     Raises:
-        ValueError: the numbers of blocks differ or are zero, or a base is not above zero.
+        ValueError: the numbers of blocks differ or are zero, or a block is not above zero.
     """
-    if len(values) != len(base) or not values or min(base) <= 0:
-        raise ValueError(f"expected pairs with a base above zero, got {len(values)} values and bases {list(base)}")
-    ratios = np.asarray(values, dtype=np.float64) / np.asarray(base, dtype=np.float64)
+    if len(values) != len(base) or not values or min(*values, *base) <= 0:
+        raise ValueError(f"expected pairs of blocks above zero, got {list(values)} and bases {list(base)}")
+    ratios = np.sort(np.asarray(values, dtype=np.float64) / np.asarray(base, dtype=np.float64))
+    rank, confidence = _median_interval(len(ratios))
+    median, lower, upper = float(np.median(ratios)), float(ratios[rank - 1]), float(ratios[-rank])
+    floor = None if len(values) < 2 else max(noise_floor(values), noise_floor(base))
     return PairedRatio(
-        median=float(np.median(ratios)), min=float(ratios.min()), max=float(ratios.max()), pairs=len(values)
+        median=median,
+        min=float(ratios[0]),
+        max=float(ratios[-1]),
+        pairs=len(ratios),
+        lower=lower,
+        upper=upper,
+        confidence=confidence,
+        noise_floor=floor,
+        verdict=_verdict(median, lower, upper, floor or 0.0),
     )
+
+
+def noise_floor(blocks: Sequence[float]) -> float:
+    """Return the largest change between neighbouring blocks of one model, as a share of the smaller one."""
+    ordered = np.log(np.asarray(blocks, dtype=np.float64))
+    return float(np.expm1(np.abs(np.diff(ordered)).max(initial=0.0)))
+
+
+def _verdict(median: float, lower: float, upper: float, floor: float) -> Verdict:
+    if lower <= 1 <= upper or 1 / (1 + floor) <= median <= 1 + floor:
+        return "none"
+    return "faster" if median < 1 else "slower"
+
+
+def _median_interval(pairs: int, confidence: float = 0.95) -> tuple[int, float]:
+    """Return the largest rank whose interval holds the median with `confidence` (or 1), and what it really has."""
+    rank, below, found = 1, 0.5**pairs, 1 - 2 * 0.5**pairs
+    while True:
+        below += math.comb(pairs, rank) * 0.5**pairs
+        if 1 - 2 * below < confidence or 2 * (rank + 1) > pairs + 1:
+            return rank, max(0.0, found)
+        rank, found = rank + 1, 1 - 2 * below

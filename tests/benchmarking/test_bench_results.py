@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgekd.benchmarking.conditions import judge
+from edgekd.benchmarking.conditions import Conditions, Span, judge
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult, read_result
-from edgekd.benchmarking.statistics import PairedRatio
+from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.drivers import Facts
 from edgekd.errors import DataError
 
@@ -26,6 +26,11 @@ def facts(busy_cpu_s: float | None = 100.0, load_average: float | None = 0.1) ->
     )
 
 
+def judged(before: Facts, after: Facts, *, own_cpu_s: float, elapsed_s: float) -> Conditions:
+    span = Span(before=before, after=after, own_cpu_s=own_cpu_s, elapsed_s=elapsed_s)
+    return judge([span], onnxruntime="1.32.0")
+
+
 def result() -> BenchResult:
     model = ModelResult(
         path="a.onnx",
@@ -35,23 +40,35 @@ def result() -> BenchResult:
         repetitions=2,
         load_ms=4,
         first_run_ms=2.5,
-        latency_ms=Latency.of([1.0, 1.25] * 30),
+        latency_ms=Latency.of([[1.0, 1.25] * 30]),
         block_p50_ms=(1.0, 1.25),
         warmed_up=True,
         memory_bytes={"import": 5, "steady": None},
-        ratio_to_first=PairedRatio(median=1.0, min=0.5, max=2.0, pairs=2),
+        ratio_to_first=paired_ratio([1.0, 2.0], [2.0, 1.0]),
     )
-    conditions = judge(facts(), facts(), own_cpu_s=0, elapsed_s=1, onnxruntime="1.32.0")
+    conditions = judged(facts(), facts(), own_cpu_s=0, elapsed_s=1)
     return BenchResult(device=Device(name="local", target="x86-avx2"), conditions=conditions, models=(model,))
 
 
 def test_percentiles_that_the_sample_cannot_support_are_null() -> None:
-    latency = Latency.of([1.0] * 50)
+    latency = Latency.of([[1.0] * 50])
     assert (latency.p50, latency.p90, latency.p95, latency.p99) == (1.0, 1.0, None, None)
     assert (latency.p50_upper, latency.p90_upper, latency.p95_upper, latency.p99_upper) == (1.0, 1.0, None, None)
     assert latency.runs_needed == {"p95": 90, "p99": 459}
     assert latency.samples == 50
-    assert Latency.of([1.0] * 5).runs_needed == {"p50": 7, "p90": 44, "p95": 90, "p99": 459}
+    assert Latency.of([[1.0] * 5]).runs_needed == {"p50": 7, "p90": 44, "p95": 90, "p99": 459}
+
+
+def test_correlated_runs_have_wider_bounds_than_independent_ones() -> None:
+    """Runs that come in long stretches of slow and fast are worth fewer than they are."""
+    alternating = [[1.0, 2.0] * 250] * 2
+    stretches = [([1.0] * 50 + [2.0] * 50) * 5] * 2
+    assert Latency.of(alternating).autocorrelation < 0
+    assert Latency.of(alternating).p99_upper == 2.0
+    correlated = Latency.of(stretches)
+    assert correlated.autocorrelation == pytest.approx(0.962, abs=0.001)
+    assert (correlated.p99, correlated.p99_upper) == (None, None)
+    assert correlated.runs_needed["p99"] > 20 * 459
 
 
 def test_the_json_form() -> None:
@@ -62,7 +79,7 @@ def test_the_json_form() -> None:
     (model,) = form["models"]
     assert {"path", "sha256", "threads", "latency_ms", "memory_bytes", "ratio_to_first"} <= set(model)
     assert {"p50", "p90", "p95", "p99", "samples", "p90_upper"} <= set(model["latency_ms"])
-    assert model["ratio_to_first"] == {"median": 1.0, "min": 0.5, "max": 2.0, "pairs": 2}
+    assert {"median", "min", "max", "pairs", "lower", "upper", "noise_floor", "verdict"} <= set(model["ratio_to_first"])
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -120,23 +137,23 @@ def test_a_file_that_is_no_result(tmp_path: Path, content: bytes) -> None:
 
 
 def test_own_work_does_not_taint() -> None:
-    found = judge(facts(100), facts(110), own_cpu_s=9.5, elapsed_s=10, onnxruntime="1")
+    found = judged(facts(100), facts(110), own_cpu_s=9.5, elapsed_s=10)
     assert (found.verdict, found.others_busy_cores) == ("valid", 0.05)
 
 
 def test_work_that_ended_before_does_not_taint() -> None:
-    found = judge(facts(100, 3.5), facts(110), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    found = judged(facts(100, 3.5), facts(110), own_cpu_s=10, elapsed_s=10)
     assert (found.verdict, found.load_average_before) == ("valid", 3.5)
 
 
 def test_other_work_taints() -> None:
-    found = judge(facts(100), facts(130), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    found = judged(facts(100), facts(130), own_cpu_s=10, elapsed_s=10)
     assert found.verdict == "tainted: other work kept 2.0 of 4 cores busy"
 
 
 def test_without_cpu_time_the_load_average_decides() -> None:
-    busy = judge(facts(None, 2.5), facts(None), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    busy = judged(facts(None, 2.5), facts(None), own_cpu_s=10, elapsed_s=10)
     assert busy.verdict == "tainted: the load average was 2.5 on 4 cores before the start"
     assert busy.others_busy_cores is None
-    silent = judge(facts(None, None), facts(None, None), own_cpu_s=10, elapsed_s=10, onnxruntime="1")
+    silent = judged(facts(None, None), facts(None, None), own_cpu_s=10, elapsed_s=10)
     assert silent.verdict == "valid"

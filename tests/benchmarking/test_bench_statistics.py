@@ -93,12 +93,39 @@ def test_no_percentiles_of_nonsense(samples: list[float]) -> None:
 def test_paired_ratio() -> None:
     ratio = paired_ratio([1.0, 4.0, 3.0, 8.0], [2.0, 4.0, 2.0, 4.0])
     assert (ratio.median, ratio.min, ratio.max, ratio.pairs) == (1.25, 0.5, 2.0, 4)
+    assert (ratio.lower, ratio.upper, ratio.confidence) == (0.5, 2.0, 0.875)
+    assert ratio.noise_floor == pytest.approx(3.0)  # from 1 to 4
 
 
 def test_drift_falls_out_of_a_paired_ratio() -> None:
-    drift = np.linspace(1, 3, 8)
+    drift = np.linspace(1, 1.3, 8)
     ratio = paired_ratio(list(0.5 * drift), list(drift))
     assert (ratio.min, ratio.max) == pytest.approx((0.5, 0.5))
+    assert ratio.verdict == "faster"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([1.5, 1.5, 1.5, 1.5], "slower"),
+        ([0.9, 0.9, 0.9, 0.9], "faster"),
+        ([1.0, 1.1, 1.1, 1.1], "none"),  # the interval holds 1
+        ([1.05, 1.04, 1.05, 1.14], "none"),  # beyond 1, but a block differs more from its neighbour than that
+    ],
+)
+def test_a_difference_within_the_noise_is_none(values: list[float], verdict: str) -> None:
+    assert paired_ratio(values, [1.0] * 4).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("pairs", "rank", "confidence"), [(1, 1, 0.0), (2, 1, 0.5), (6, 1, 0.96875), (20, 6, 0.9586)]
+)
+def test_the_interval_of_the_median_ratio_is_that_of_the_sign_test(pairs: int, rank: int, confidence: float) -> None:
+    """Ranks and confidence for 20 pairs: Conover, Practical Nonparametric Statistics, table A3."""
+    values = [float(number) for number in range(1, pairs + 1)]
+    ratio = paired_ratio(values, [1.0] * pairs)
+    assert (ratio.lower, ratio.upper) == (values[rank - 1], values[-rank])
+    assert ratio.confidence == pytest.approx(confidence, abs=1e-4)
 
 
 @pytest.mark.parametrize(("values", "base"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0])])
