@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekd.benchmarking.bench import bench as bench
+    from edgekd.benchmarking.comparison import compare as compare
     from edgekd.data import Contract as Contract
     from edgekd.distillation.training import distill as distill
     from edgekd.evaluation import evaluate as evaluate
@@ -34,6 +35,7 @@ _HOMES = {
     "Contract": "edgekd.data",
     "DistillSettings": "edgekd.recipe",
     "bench": "edgekd.benchmarking.bench",
+    "compare": "edgekd.benchmarking.comparison",
     "distill": "edgekd.distillation.training",
     "evaluate": "edgekd.evaluation",
     "export": "edgekd.onnx_export",

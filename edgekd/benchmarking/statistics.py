@@ -155,7 +155,7 @@ def paired_ratio(values: Sequence[float], base: Sequence[float]) -> PairedRatio:
         upper=upper,
         confidence=confidence,
         noise_floor=floor,
-        verdict=_verdict(median, lower, upper, floor or 0.0),
+        verdict=judge_ratio(median, lower, upper, floor or 0.0),
     )
 
 
@@ -165,7 +165,8 @@ def noise_floor(blocks: Sequence[float]) -> float:
     return float(np.expm1(np.abs(np.diff(ordered)).max(initial=0.0)))
 
 
-def _verdict(median: float, lower: float, upper: float, floor: float) -> Verdict:
+def judge_ratio(median: float, lower: float, upper: float, floor: float) -> Verdict:
+    """Return what a ratio with its interval and its noise floor says of the difference."""
     if lower <= 1 <= upper or 1 / (1 + floor) <= median <= 1 + floor:
         return "none"
     return "faster" if median < 1 else "slower"

@@ -220,7 +220,7 @@ def bench_table(content: Mapping[str, Any]) -> None:
             milliseconds(model["latency_ms"], "p50"),
             milliseconds(model["latency_ms"], "p90"),
             milliseconds(model["latency_ms"], "p90_upper"),
-            "-" if model["ratio_to_first"] is None else f"{model['ratio_to_first']['median']:.3f}",
+            ratio_text(model["ratio_to_first"]),
             bytes_text((model["memory_bytes"] or {}).get("peak")),
             bytes_text((model["memory_bytes"] or {}).get("steady")),
         )
@@ -228,6 +228,39 @@ def bench_table(content: Mapping[str, Any]) -> None:
     ]
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
+
+
+def ratio_text(ratio: Mapping[str, Any] | None) -> str:
+    """Return a ratio with its interval, and whether it is a difference at all; `-` for none."""
+    if ratio is None:
+        return "-"
+    interval = f"{ratio['median']:.3f} [{ratio['lower']:.3f}, {ratio['upper']:.3f}]"
+    return f"{interval} {'no difference' if ratio['verdict'] == 'none' else ratio['verdict']}"
+
+
+def comparison_text(content: Mapping[str, Any]) -> None:
+    """Print a line for each model of a comparison."""
+    for change in content["models"]:
+        threads = f"{change['threads']} {'thread' if change['threads'] == 1 else 'threads'}"
+        parts = []
+        if (latency := change["latency"]) is not None:
+            parts.append(
+                f"p50 {latency['base_p50']:.3g} ms -> {latency['new_p50']:.3g} ms, {signed(latency['ratio'])} "
+                f"[{signed(latency['lower'])}, {signed(latency['upper'])}], noise {latency['noise_floor']:.1%}: "
+                f"{'no difference' if latency['verdict'] == 'none' else latency['verdict']}"
+            )
+        if (memory := change["memory"]) is not None:
+            before, after = bytes_text(memory["base"]), bytes_text(memory["new"])
+            parts.append(f"peak memory {before} -> {after}, {signed(memory['ratio'])}")
+        word = "regression" if change["regressions"] else "ok"
+        click.echo(f"{word}: {change['model']} ({threads}): {'; '.join(parts) or 'nothing was measured'}")
+    for path in content["tainted"]:
+        click.echo(f"note: {path} was measured while other work was running", err=True)
+
+
+def signed(ratio: float) -> str:
+    """Return a ratio as a change in per cent."""
+    return f"{100 * (ratio - 1):+.1f} %"
 
 
 def facts(content: Mapping[str, Any]) -> None:

@@ -79,7 +79,9 @@ def test_the_json_form() -> None:
     (model,) = form["models"]
     assert {"path", "sha256", "threads", "latency_ms", "memory_bytes", "ratio_to_first"} <= set(model)
     assert {"p50", "p90", "p95", "p99", "samples", "p90_upper"} <= set(model["latency_ms"])
-    assert {"median", "min", "max", "pairs", "lower", "upper", "noise_floor", "verdict"} <= set(model["ratio_to_first"])
+    assert {"median", "min", "max", "pairs", "lower", "upper", "noise_floor", "verdict"} <= set(
+        model["ratio_to_first"]
+    )
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
