@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgekd.pipeline import run as run
     from edgekd.quantization.static import quantize as quantize
     from edgekd.recipe import DistillSettings as DistillSettings
+    from edgekd.reporting.page import report as report
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "evaluate": "edgekd.evaluation",
     "export": "edgekd.onnx_export",
     "quantize": "edgekd.quantization.static",
+    "report": "edgekd.reporting.page",
     "run": "edgekd.pipeline",
 }
 

@@ -25,7 +25,7 @@ from edgekd.artifact import (
     store,
     write_json,
 )
-from edgekd.errors import GateError, require_extra
+from edgekd.errors import GateError, MissingExtraError, require_extra
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
 
@@ -146,7 +146,17 @@ class _Pipeline:
         parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
         content = self.report(roles, parameters, evaluation, bench)
         write_json(self.folder / "report.json", content)
+        self._draw()
         return RunReport(folder=self.folder, content=content)
+
+    def _draw(self) -> None:
+        """Show the run on a page, where the extra for it is installed."""
+        from edgekd.reporting.page import report
+
+        try:
+            report(self.folder, self.folder / "report.html")
+        except MissingExtraError as error:
+            self.progress.note(f"no report.html: {error}")
 
     def train(self) -> dict[str, Artifact]:
         """Return the weights by role: teacher, control if asked for, student."""

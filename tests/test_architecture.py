@@ -38,8 +38,19 @@ ALLOWED = {
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
+    "reporting": LEAVES,
     "pipeline": LEAVES
-    | {"data", "models", "runtime", "scoring", "distillation", "onnx_export", "quantization", "benchmarking"},
+    | {
+        "reporting",
+        "data",
+        "models",
+        "runtime",
+        "scoring",
+        "distillation",
+        "onnx_export",
+        "quantization",
+        "benchmarking",
+    },
 }
 TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "pipeline.py"}
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich.progress", "PIL", "sklearn")

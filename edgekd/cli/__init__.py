@@ -13,7 +13,7 @@ import click
 import edgekd
 from edgekd.errors import EdgekdError
 
-VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "devices", "recipe")
+VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report", "devices", "recipe")
 
 
 class Verbs(click.Group):

@@ -23,9 +23,10 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
     """
     from edgekd.cli import ui
     from edgekd.pipeline import distill_recipe
+    from edgekd.text import share
 
     student = distill_recipe(recipe, output, overrides=overrides, progress=ui.progress())
     click.echo(
         f"{student.path}: {student.metrics['parameters']:,} parameters, "
-        f"validation accuracy {ui.share(student.metrics['validation_top1'])}"
+        f"validation accuracy {share(student.metrics['validation_top1'])}"
     )

@@ -27,5 +27,7 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
 
     report = run(recipe, output, overrides=overrides, progress=ui.progress())
     ui.report_table(report.content)
-    click.echo(f"Everything is in {report.folder}; the figures are in {report.folder / 'report.json'}.")
+    page = report.folder / "report.html"
+    pictures = f", pictures in {page}" if page.exists() else ""
+    click.echo(f"Everything is in {report.folder}; the figures are in {report.folder / 'report.json'}{pictures}.")
     report.require_gate()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekd.text import bytes_text, milliseconds, ratio_text, share
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -164,27 +166,6 @@ def report_table(content: Mapping[str, Any]) -> None:
         click.echo(f"Conditions of the latencies: {content['conditions']['verdict']}")
 
 
-def bytes_text(count: int | None) -> str:
-    """Return a size in the unit that fits, or `unavailable`."""
-    if count is None:
-        return "unavailable"
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
-def share(value: float | None) -> str:
-    """Return a share as per cent with two decimals, or `-`."""
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def milliseconds(latency: Mapping[str, float | None] | None, key: str) -> str:
-    """Return a percentile in ms, or `unavailable` where the device or the sample does not give it."""
-    value = None if latency is None else latency[key]
-    return "unavailable" if value is None else f"{value:.3g} ms"
-
-
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
     """Return what an INT8 file is, in a line or two."""
     saturation = content["saturation"]
@@ -228,14 +209,6 @@ def bench_table(content: Mapping[str, Any]) -> None:
     ]
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
-
-
-def ratio_text(ratio: Mapping[str, Any] | None) -> str:
-    """Return a ratio with its interval, and whether it is a difference at all; `-` for none."""
-    if ratio is None:
-        return "-"
-    interval = f"{ratio['median']:.3f} [{ratio['lower']:.3f}, {ratio['upper']:.3f}]"
-    return f"{interval} {'no difference' if ratio['verdict'] == 'none' else ratio['verdict']}"
 
 
 def comparison_text(content: Mapping[str, Any]) -> None:

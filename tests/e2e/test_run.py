@@ -40,6 +40,9 @@ def test_a_run_leaves_what_it_promises_and_is_reused(
         assert word in first.stdout
     assert first.stderr.isascii()
     assert str(tmp_path) not in "".join(path.read_text() for path in folder.glob("*.json"))
+    page = (folder / "report.html").read_text()
+    assert "student int8" in page
+    assert str(tmp_path) not in page
 
     before = digests(folder)
     second = edgekd("run", recipe)

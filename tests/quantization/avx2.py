@@ -53,7 +53,7 @@ def run(model: bytes, inputs: dict[str, Any], *, fused: bool = True, optimized: 
     machine = _emulated()
     pickle.dump((model, inputs, fused, optimized), machine.stdin)
     machine.stdin.flush()
-    found = pickle.load(machine.stdout)  # noqa: S301  our own process
+    found = pickle.load(machine.stdout)
     if isinstance(found, Exception):
         raise found
     return found
@@ -73,7 +73,7 @@ def _emulated() -> Any:
     if emulator is None:
         message = f"needs x86 without VNNI, or {PROGRAMS[0]} to emulate it"
         pytest.fail(message) if "qemu" in os.environ.get("EDGEKD_REQUIRE", "").split(",") else pytest.skip(message)
-    machine = subprocess.Popen(  # noqa: S603
+    machine = subprocess.Popen(
         [emulator, "-cpu", CORE, sys.executable, __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -87,7 +87,7 @@ def _emulated() -> Any:
 def _serve() -> None:
     while True:
         try:
-            question: Question = pickle.load(sys.stdin.buffer)  # noqa: S301  our own process
+            question: Question = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import avx2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import avx2
 from edgekd.quantization.exact import integer_layers, quantized_on_loading, reduction_order
 from edgekd.quantization.saturation import certify, neighbours, pair_excess
 from edgekd.quantization.weights import quantize_weights

@@ -1,0 +1,1 @@
+"""Results in JSON -> one page that needs nothing else."""
