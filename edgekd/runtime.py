@@ -17,6 +17,7 @@ from edgekd.data.opening import open_data
 from edgekd.data.samples import batches
 from edgekd.errors import DataError, ModelError, reading
 from edgekd.progress import SILENT, Progress
+from edgekd.temporary import no_room
 from edgekd.text import nearest
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by onnxruntime at its first import
@@ -147,7 +148,7 @@ def open_model(
     name: str = "",
     threads: int = 0,
     optimized_path: Path | None = None,
-    optimization: Optimization | None = None,
+    optimization: Optimization = "all",
     profile_prefix: Path | None = None,
 ) -> Model:
     """Open a model on the CPU.
@@ -158,7 +159,7 @@ def open_model(
         threads: Threads of an operator; 0 leaves it to onnxruntime.
         optimized_path: Write the optimized model here; by default nothing is written.
         optimization: Which of onnxruntime's optimizations to use: `"all"`, `"basic"` (those that depend on no
-            machine) or `"none"`. By default `"basic"` where the optimized model is written, else `"all"`.
+            machine) or `"none"`.
         profile_prefix: Time every node, and write the times to a file whose name begins so; `end_profile` says which.
 
     Raises:
@@ -168,8 +169,7 @@ def open_model(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    chosen = optimization or ("all" if optimized_path is None else "basic")
-    options.graph_optimization_level = _LEVELS[chosen]
+    options.graph_optimization_level = _LEVELS[optimization]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     if profile_prefix is not None:
@@ -188,6 +188,20 @@ def open_model(
         metadata=dict(session.get_modelmeta().custom_metadata_map),
         session=session,
     )
+
+
+def write_optimized(content: bytes, path: Path, *, name: str, optimization: Optimization) -> Model:
+    """Open a model and write it to the temporary file `path` as onnxruntime optimizes it.
+
+    Raises:
+        ModelError: it is damaged, or not an ONNX model.
+        OutputError: there is no room for the file.
+    """
+    try:
+        return open_model(content, name=name, optimized_path=path, optimization=optimization)
+    except ModelError as error:
+        open_model(content, name=name, optimization=optimization)  # the model's own fault shows here, too
+        raise no_room(f"onnxruntime cannot write the optimized {name}") from error
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -16,12 +16,13 @@ PACKAGE = Path(edgekd.__file__).parent
 
 # Leaves first. A room may import what stands above it in this table, if it is named.
 WORDS = {"errors", "text", "progress"}
-LEAVES = WORDS | {"artifact", "metrics", "targets", "recipe", "resources"}
+LEAVES = WORDS | {"artifact", "temporary", "metrics", "targets", "recipe", "resources"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
     "progress": set(),
     "artifact": WORDS,
+    "temporary": WORDS,
     "metrics": WORDS,
     "targets": WORDS,
     "resources": WORDS,

@@ -396,7 +396,10 @@ def main(job_path: str, result_path: str) -> int:
     except MemoryError as error:
         message = f"out of memory: {error}"
         result, status = {"schema": SCHEMA, "error": {"kind": "device", "message": message}}, 1
-    write_result(result_path, result)
+    try:
+        write_result(result_path, result)
+    except OSError as error:
+        sys.exit(f"cannot write the result: {error.strerror or error}")
     return status
 
 

@@ -11,12 +11,13 @@ import os
 import sys
 import tempfile
 import weakref
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from edgekd.errors import DataError, OutputError, reading
+from edgekd.errors import DataError, reading
+from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
     import hashlib
@@ -147,26 +148,15 @@ def spool(content: Iterable[bytes]) -> BinaryIO:
         OutputError: the folder for temporary files is full or cannot be written.
     """
     with ExitStack() as stack:
-        with _making_room():
+        with temporary_room():
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         for piece in content:
             left = memoryview(piece)
             while left:
-                with _making_room():
+                with temporary_room():
                     left = left[file.write(left) :]
         stack.pop_all()  # it is whole: from here on the ArrayFile closes it
     return file
-
-
-@contextmanager
-def _making_room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{tempfile.gettempdir()}: cannot unpack data here: {error.strerror or error}; "
-            "free some space or set TMPDIR to another folder"
-        ) from error
 
 
 def pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgekd.errors import DataError, DeviceError, ModelError, writing
+from edgekd.errors import DataError, DeviceError, ModelError
+from edgekd.temporary import temporary_folder, temporary_room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from edgekd.drivers.protocol import Driver
     from edgekd.errors import EdgekdError
@@ -32,9 +32,9 @@ def run_job(driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapp
         ModelError, DataError, DeviceError: as the script says, or `DeviceError` if it says nothing.
     """
     result_name = f"result-{uuid.uuid4().hex}.json"  # an earlier run's result can never pass for this one's
-    with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
-        job_file, result_file = Path(folder) / "job.json", Path(folder) / "result.json"
-        with writing(job_file):
+    with temporary_folder() as folder:
+        job_file, result_file = folder / "job.json", folder / "result.json"
+        with temporary_room():
             job_file.write_text(json.dumps(job, allow_nan=False), encoding="utf-8")
         finished = driver.run(driver.push(script), [driver.push(job_file), result_name])
         try:

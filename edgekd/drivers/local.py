@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from edgekd.drivers.host import read_facts
 from edgekd.drivers.protocol import Facts, Finished
 from edgekd.errors import DeviceError, writing
+from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ class LocalDriver:
             OutputError: the system's temporary folder cannot be written.
         """
         if self._folder is None:
-            with writing(tempfile.gettempdir()):
+            with temporary_room():
                 self._folder = Path(tempfile.mkdtemp(prefix="edgekd-"))
 
     def push(self, source: Path) -> str:
@@ -73,7 +74,7 @@ class LocalDriver:
         # Not -I: it would also hide packages that were installed with pip --user.
         command = [sys.executable, "-P", script, *arguments]
         log = self.folder / "log.txt"
-        with writing(log), log.open("wb") as stream:
+        with temporary_room(), log.open("wb") as stream:
             status = _wait(command, self.folder, stream.fileno())
         text = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARACTERS:].strip()
         if status < 0:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import onnx
 
-from edgekd.errors import ModelError, writing
-from edgekd.runtime import open_model
-
-TEMPORARY = "set TMPDIR to another folder"
+from edgekd.errors import ModelError
+from edgekd.runtime import write_optimized
+from edgekd.temporary import temporary_folder
 
 
 def fold(content: bytes, name: str) -> onnx.ModelProto:
@@ -27,13 +23,9 @@ def fold(content: bytes, name: str) -> onnx.ModelProto:
         ModelError: it cannot be loaded, or its shapes contradict each other.
         OutputError: the system's temporary folder has no room for it.
     """
-    with writing(tempfile.gettempdir(), TEMPORARY), tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-        path = Path(folder) / "folded.onnx"
-        try:
-            source = open_model(content, name=name, optimized_path=path)
-        except ModelError:
-            path.write_bytes(content)  # a full disk is the model's fault only in onnxruntime's words
-            raise
+    with temporary_folder() as folder:
+        path = folder / "folded.onnx"
+        source = write_optimized(content, path, name=name, optimization="basic")
         model = onnx.load(path)
     _keep_used_domains(model)
     del model.metadata_props[:]

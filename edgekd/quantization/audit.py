@@ -13,21 +13,20 @@ Profiling adds about a microsecond a node, and so the smallest nodes look somewh
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import onnx
 
 from edgekd.artifact import rounded
-from edgekd.errors import ModelError, writing
-from edgekd.runtime import feed, open_model
+from edgekd.runtime import feed, open_model, write_optimized
+from edgekd.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edgekd.data.samples import Samples
 
@@ -117,16 +116,9 @@ def audit(content: bytes, *, name: str, samples: Samples | None = None, runs: in
         DataError: the sample does not fit the model.
         OutputError: the system's temporary folder has no room for it.
     """
-    with (
-        writing(tempfile.gettempdir(), "set TMPDIR to another folder"),
-        tempfile.TemporaryDirectory(prefix="edgekd-") as folder,
-    ):
-        path = Path(folder) / "optimized.onnx"
-        try:
-            open_model(content, name=name, optimized_path=path, optimization="all")
-        except ModelError:
-            path.write_bytes(content)  # a full disk is the model's fault only in onnxruntime's words
-            raise
+    with temporary_folder() as folder:
+        path = folder / "optimized.onnx"
+        write_optimized(content, path, name=name, optimization="all")
         graph = _Graph(onnx.load(path).graph)
         groups = graph.islands()
         times = {} if samples is None else _node_times_us(path, name, samples, runs)

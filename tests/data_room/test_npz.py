@@ -126,5 +126,7 @@ def test_a_file_cut_short_while_in_use(make_npz: Callable[..., Path]) -> None:
 def test_no_room_to_unpack(make_npz: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_npz(compressed=True, x=ARRAYS["x"])
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
-    with pytest.raises(OutputError, match=r"/nowhere: cannot unpack data here: .*; free some space or set TMPDIR"):
+    with pytest.raises(
+        OutputError, match=r"/nowhere: cannot write temporary files here: .*; free some space or set TMPDIR"
+    ):
         open_npz(path, ["x"])

@@ -116,7 +116,7 @@ def test_a_driver_is_open_only_within_its_block(temporary: Path) -> None:
 
 def test_no_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(OutputError, match="cannot write here"):
+    with pytest.raises(OutputError, match="cannot write temporary files here"):
         open_driver(load_profile("local")).prepare()
 
 
