@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+
+# As typing's own, which is not loaded yet: under `python -m edgekd` a file of the current folder could pass for it.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from edgekd.benchmarking.bench import bench as bench
     from edgekd.benchmarking.comparison import compare as compare
     from edgekd.data import Contract as Contract

@@ -12,21 +12,25 @@ import json
 import math
 import os
 import platform
+import tempfile
+import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import edgekd
 from edgekd.errors import OutputError, UsageError, reading, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from edgekd.errors import EdgekdError
 
 SCHEMA = "edgekd.card/1"
 _TEMPORARY = ".partial-"
+_OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd")
 
 
 def sha256_file(path: Path, kind: type[EdgekdError] = UsageError) -> str:
@@ -40,34 +44,89 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
+def write_files(contents: Mapping[Path, bytes | memoryview], option: str = "-o") -> None:
     """Write files under temporary names beside their places, then move all of them there, in order.
 
-    Whatever stood there stays intact until every new file is whole and on the disk.
+    Whatever stood there stays intact until every new file is whole and on the disk. A link stays one: the file it
+    names is written. Pipes and devices, such as /dev/stdout, are written to and not replaced.
+
+    Args:
+        contents: What to write, by path.
+        option: What chooses another place on the command line, for messages.
 
     Raises:
         OutputError: a place cannot be written, or the disk is full; nothing half-written is left.
     """
-    for path in contents:
-        if path.is_dir() or not path.name:
-            raise OutputError(f"{path}: this is a folder; name a file in it")
-    temporaries = {path: path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}") for path in contents}
+    elsewhere = f"choose another place with {option}"
+    temporaries: dict[Path, tuple[Path, Path]] = {}
     try:
         for path, data in contents.items():
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with temporaries[path].open("wb") as stream:
+            with writing(path, elsewhere):
+                require_file_place(path)
+                if is_stream(path):
+                    continue
+                place = Path(os.path.realpath(path))
+                place.parent.mkdir(parents=True, exist_ok=True)
+                temporary = place.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+                temporaries[path] = temporary, place
+                with temporary.open("wb") as stream:
                     stream.write(data)
                     stream.flush()
                     os.fsync(stream.fileno())
-        for path, temporary in temporaries.items():
-            with writing(path):
-                temporary.replace(path)
+        for path, data in contents.items():
+            with writing(path, elsewhere):
+                if path in temporaries:
+                    temporary, place = temporaries[path]
+                    temporary.replace(place)
+                else:
+                    with _open_stream(path) as stream:
+                        stream.write(data)
     except BaseException:
-        for temporary in temporaries.values():
+        for temporary, _ in temporaries.values():
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         raise
+
+
+def require_writable(path: Path, option: str = "-o") -> None:
+    """Find out whether a file can be written, before the work that makes it; see `write_files`.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    with writing(path, f"choose another place with {option}"):
+        require_file_place(path)
+        if not is_stream(path):
+            folder = Path(os.path.realpath(path)).parent
+            while not folder.exists():
+                folder = folder.parent
+            tempfile.TemporaryFile(dir=folder).close()
+
+
+def require_file_place(path: Path) -> None:
+    """Refuse a path that is a folder or names no file.
+
+    Raises:
+        OutputError: it does.
+        OSError: the system cannot tell.
+    """
+    if not path.name or (path.is_dir() and not is_stream(path)):
+        raise OutputError(f"{path}: this is a folder; name a file in it")
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is written to as a stream: a pipe, a device, an open file of this process."""
+    if any(path.is_relative_to(place) for place in _OPEN_FILES):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    """Open a stream for writing. A file that this process has open is written on from where it stands."""
+    number = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+    if path.parent in (Path("/dev/fd"), Path("/proc/self/fd")) and path.name.isdecimal():
+        number = int(path.name)
+    return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -75,9 +134,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     write_files({path: data})
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], option: str = "-o") -> None:
     """Write `value` as indented JSON; a NaN in it is a fault of the caller and raises `ValueError`."""
-    write_bytes(path, indented_json(value))
+    write_files({path: indented_json(value)}, option)
 
 
 def indented_json(value: Mapping[str, Any]) -> bytes:
@@ -108,9 +167,20 @@ class Artifact:
 
 
 def library_versions(names: Sequence[str]) -> dict[str, str]:
-    """Return the installed versions of `names`, with edgekd's and Python's (major.minor) own."""
-    found = {name: version(name) for name in sorted({*names, "edgekd"})}
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **found}
+    """Return the installed versions of packages, with edgekd's and Python's (major.minor) own.
+
+    A package from a distribution of another name is told apart: `"1.20.0 (onnxruntime-gpu)"`.
+    """
+    found = {name: _version(name) for name in names} | {"edgekd": edgekd.__version__}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **dict(sorted(found.items()))}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        others = sorted(set(packages_distributions().get(name, ())))
+        return ", ".join(f"{version(other)} ({other})" for other in others) or "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +216,7 @@ class Origin:
 
 def card_path(path: Path) -> Path:
     """Return where the card of the file at `path` lies."""
-    return path.with_name(path.name + ".card.json")
+    return path.parent / f"{path.name}.card.json"
 
 
 def find(path: Path, origin: Origin) -> Artifact | None:

@@ -277,9 +277,16 @@ def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
         problems = [_explain(detail, document) for detail in error.errors()]
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems)) from error
     for key, value in _paths(recipe):
-        if not value.exists():
+        if not _exists(value):
             raise RecipeError(f"{where}: {key} = {str(value)!r}: no such file or folder")
     return recipe
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no permission, or too long a name
+        return False
 
 
 def _paths(recipe: Recipe) -> Iterable[tuple[str, Path]]:
@@ -297,7 +304,10 @@ def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:
             expanded = os.path.expandvars(value)
             if "$" in expanded:
                 raise RecipeError(f"{where}: {key} = {value!r}: this environment variable is not set")
-            table[key] = str(folder / Path(expanded).expanduser())
+            try:
+                table[key] = str(folder / Path(expanded).expanduser())
+            except RuntimeError as error:  # ~ of a user who is not known
+                raise RecipeError(f"{where}: {key} = {value!r}: {error}") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     error for error in vars(_state).values() if isinstance(error, type) and issubclass(error, Exception)
 )
+_LOGGER = logging.getLogger("edgekd")
+_DEBUG_SEVERITY, _SILENT_SEVERITY = 2, 4  # warnings; only what ends the process: exceptions say all else
 LARGEST_FILE = 2**31
 RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *RUNTIME_ERRORS)
 _DTYPES = {
@@ -168,7 +171,7 @@ def open_model(
     name = name or (str(model) if not isinstance(model, bytes) else "model")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = _DEBUG_SEVERITY if _LOGGER.isEnabledFor(logging.DEBUG) else _SILENT_SEVERITY
     options.graph_optimization_level = _LEVELS[optimization]
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
@@ -176,7 +179,9 @@ def open_model(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     content = model if isinstance(model, bytes) else read_model(model)
-    source = content if isinstance(model, bytes) else str(model)
+    path = None if isinstance(model, bytes) else os.fsencode(model)
+    # onnxruntime takes no path that is not UTF-8, and finds weights beside a file by its path alone
+    source = content if path is None or path.decode(errors="replace").encode() != path else str(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except RUNTIME_ERRORS as error:
@@ -201,7 +206,7 @@ def write_optimized(content: bytes, path: Path, *, name: str, optimization: Opti
         return open_model(content, name=name, optimized_path=path, optimization=optimization)
     except ModelError as error:
         open_model(content, name=name, optimization=optimization)  # the model's own fault shows here, too
-        raise no_room(f"onnxruntime cannot write the optimized {name}") from error
+        raise no_room(f"there is none for an optimized copy of {name}") from error
 
 
 def _spec(value: Any) -> TensorSpec:

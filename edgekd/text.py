@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `" (perhaps you meant 'x'?)"` for the known word most like `word`, or an empty text."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    """Return `" (perhaps you meant 'x'?)"` for the other known word most like `word`, or an empty text."""
+    others = [other for other in known if other != word]
+    close = difflib.get_close_matches(word, others, n=1, cutoff=0.5)
     return f" (perhaps you meant {close[0]!r}?)" if close else ""
 
 

@@ -3,16 +3,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+import edgekd
 from edgekd.artifact import (
     Origin,
     canonical_json,
     card_path,
     find,
+    library_versions,
     locked_folder,
+    require_writable,
     rounded,
     store,
     write_bytes,
@@ -83,6 +88,79 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         write_bytes(tmp_path / "file" / "m", b"x")
     with pytest.raises(OutputError, match="cannot write here"), locked_folder(tmp_path / "file" / "run"):
         pass
+    with pytest.raises(OutputError, match=r"cannot write here: .*; choose another place with --json"):
+        write_json(tmp_path / "file" / "m", {}, option="--json")
+
+
+def test_whether_a_place_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "m", tmp_path / ("x" * 300), Path("/proc/new/m")):
+        with pytest.raises(OutputError, match=r"cannot write here: .*; choose another place with --json"):
+            require_writable(path, "--json")
+    with pytest.raises(OutputError, match="this is a folder"):
+        require_writable(tmp_path)
+    require_writable(tmp_path / "file")
+    require_writable(tmp_path / "new" / "folders" / "m")
+    require_writable(Path("/dev/null"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("x" * 255), b"x")
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"x"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+def test_a_link_stays_one_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"earlier")
+    for name, target in (("link", "folder/file"), ("new", "folder/later")):
+        (tmp_path / name).symlink_to(target)
+        write_bytes(tmp_path / name, b"x")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_bytes() == b"x"
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"file", "later"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+def test_pipes_and_devices_are_written_to_and_stay(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, {"a": 1})
+        assert json.loads(os.read(reader, 100)) == {"a": 1}
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    device = tmp_path / "device"
+    device.symlink_to("/dev/null")
+    write_bytes(device, b"x")
+    assert device.is_char_device()
+    with (tmp_path / "open").open("w+b") as stream:
+        stream.write(b"before ")
+        stream.flush()
+        write_bytes(Path(f"/dev/fd/{stream.fileno()}"), b"behind")
+        stream.seek(0)
+        assert stream.read() == b"before behind"
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_bytes(Path("/dev/full"), b"x")
+
+
+def test_a_package_from_another_distribution_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"onnxruntime-gpu": "1.20.0", "numpy": "2.0.0"}
+
+    def version(name: str) -> str:
+        if name not in known:
+            raise PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr("edgekd.artifact.version", version)
+    monkeypatch.setattr("edgekd.artifact.packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    found = library_versions(("onnxruntime", "numpy", "absent"))
+    assert list(found) == ["python", "absent", "edgekd", "numpy", "onnxruntime"]
+    assert found["onnxruntime"] == "1.20.0 (onnxruntime-gpu)"
+    assert (found["numpy"], found["absent"], found["edgekd"]) == ("2.0.0", "unknown", edgekd.__version__)
 
 
 def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:

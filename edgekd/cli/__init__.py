@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import os
+import io
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any, Final
 
 import click
 
 import edgekd
+from edgekd.cli.process import SIGPIPE, Ended, ends_told, settle_streams, surroundings
 from edgekd.errors import EdgekdError
 
 VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report", "devices", "recipe")
@@ -18,6 +20,16 @@ VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "co
 
 class Verbs(click.Group):
     """A group whose commands live in modules of their own names."""
+
+    def make_context(self, *given: Any, **settings: Any) -> click.Context:
+        """Read the arguments; this also prints help."""
+        with ends_told():
+            return super().make_context(*given, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        with ends_told():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the verbs in the order of the work."""
@@ -35,9 +47,9 @@ class Verbs(click.Group):
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 good, 1 a fault of edgekd, 2 usage or recipe, 3 data or model, 4 a gate not met, "
-    "5 device, 6 a missing extra.",
+    "5 device, 6 a missing extra, 128 + N ended by signal N.",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and what libraries say.")
 @click.version_option(edgekd.__version__, prog_name="edgekd")
 def cli(debug: bool) -> None:
     """From a large teacher to a verified INT8 ONNX model on a device."""
@@ -48,33 +60,49 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     # --debug is understood wherever it stands
     debug = "--debug" in given
-    sys.exit(_run(["--debug"] * debug + [word for word in given if word != "--debug"], debug=debug))
+    code = _run(["--debug"] * debug + [word for word in given if word != "--debug"], debug=debug)
+    settle_streams()
+    sys.exit(code)
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
     try:
-        result: Any = cli.main(args=arguments, prog_name="edgekd", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("edgekd: interrupted; the same command continues", err=True)
-        return 130
-    except EdgekdError as error:
-        if debug:
-            traceback.print_exc()
-        click.echo(f"edgekd: {error}", err=True)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keep the interpreter's own flush quiet
-        return 0
-    except Exception as error:
-        if debug:
+        with ends_told(), surroundings(debug=debug):
+            result: Any = cli.main(args=arguments, prog_name="edgekd", standalone_mode=False)
+    except BaseException as error:
+        code, message = _outcome(error)
+        if debug and code == EdgekdError.exit_code:
             raise
-        click.echo(
-            f"edgekd: a fault of edgekd itself: {type(error).__name__}: {error}\n"
-            "Run it again with --debug to see where, and please report it.",
-            err=True,
-        )
-        return 1
+        with suppress(OSError):  # nobody may be listening
+            if debug and not isinstance(error, click.ClickException):
+                traceback.print_exc()
+            if message:
+                click.echo(message, err=True)
+        return code
     return result if isinstance(result, int) else 0
+
+
+def _outcome(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of what ended a command, and the message, if it needs one."""
+    match error:
+        case EdgekdError():
+            return error.exit_code, f"edgekd: {error}"
+        case click.ClickException():
+            shown = io.StringIO()
+            error.show(shown)
+            return error.exit_code, shown.getvalue().rstrip("\n")
+        case Ended(number=number):
+            told = "nothing is left half-written, and the same command can be run again"
+            return 128 + number, "" if number == SIGPIPE else f"edgekd: interrupted; {told}"
+        case SystemExit(code=int(code)):
+            return code, ""
+        case MemoryError():
+            return 5, f"edgekd: this machine's memory is not enough: {str(error) or 'no more can be had'}"
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return 2, f"edgekd: {where}{error.strerror or error} (--debug shows where)"
+        case _:
+            return EdgekdError.exit_code, (
+                f"edgekd: a fault of edgekd itself: {type(error).__name__}: {error}\n"
+                "Run it again with --debug to see where, and please report it."
+            )

@@ -89,6 +89,7 @@ def command(
 
     if duration is not None and runs is not None:
         raise click.UsageError("give either --duration or --runs")
+    options.claim({"--json": json_path}, [*models, data])
     result = bench(
         models,
         device=device,
@@ -100,5 +101,4 @@ def command(
         progress=ui.progress(),
     )
     content = result.to_json()
-    options.write_result(json_path, content)
-    ui.bench_table(content)
+    options.show_and_write(lambda: ui.bench_table(content), json_path, content)

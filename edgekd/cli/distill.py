@@ -26,7 +26,7 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
     from edgekd.text import share
 
     student = distill_recipe(recipe, output, overrides=overrides, progress=ui.progress())
-    click.echo(
+    ui.say(
         f"{student.path}: {student.metrics['parameters']:,} parameters, "
         f"validation accuracy {share(student.metrics['validation_top1'])}"
     )

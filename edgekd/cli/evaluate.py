@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @click.command("evaluate")
 @click.argument("model", type=options.FILE)
-@click.option("--data", required=True, metavar="DATA", help="An .npz, a folder of images, or RECIPE.toml#split.")
+@click.option(
+    "--data",
+    type=options.DATA,
+    required=True,
+    metavar="DATA",
+    help="An .npz, a folder of images, or RECIPE.toml#split.",
+)
 @click.option("--reference", type=options.FILE, metavar="FP32.onnx", help="Compare with this model's answers.")
 @options.max_drop
 @options.image_options
@@ -37,6 +43,7 @@ def command(
 
     if max_drop is not None and reference is None:
         raise click.UsageError("--max-drop is measured against --reference FP32.onnx")
+    options.claim({"--json": json_path}, [model, data, reference, contract])
     result = evaluate(
         model,
         data,
@@ -46,7 +53,7 @@ def command(
         device=device,
         progress=ui.progress(),
     )
-    options.write_result(json_path, result.to_json())
-    click.echo(ui.evaluation_text(result.to_json()))
+    content = result.to_json()
+    options.show_and_write(lambda: ui.say(ui.evaluation_text(content)), json_path, content)
     if max_drop is not None:
         require_drop(result, max_drop, f"The model is at {model}.")

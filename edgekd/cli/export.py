@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 def command(checkpoint: Path, model: str, contract: Path | None, opset: int, output: Path) -> None:
     """Export a checkpoint to ONNX and compare the file with torch."""
     from edgekd.artifact import card_path
+    from edgekd.cli import ui
     from edgekd.data.contract import card_contract, read_contract
     from edgekd.onnx_export import export_checkpoint
     from edgekd.text import bytes_text
 
+    options.claim({"-o": output}, [checkpoint, contract])
     found = read_contract(contract) if contract is not None else card_contract(card_path(checkpoint))
     exported = export_checkpoint(checkpoint, output, model=model, contract=found, opset=opset)
-    click.echo(
+    ui.say(
         f"{output}: opset {exported.opset}, {bytes_text(len(exported.content))}, differs from torch by at most "
         f"{exported.parity.max_absolute:.2g} ({exported.parity.max_relative:.2g} of the range); "
         f"{exported.flushed_subnormals} subnormal weights set to zero"

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from edgekd.data import Contract
 
-FILE = click.Path(path_type=Path)
+
+class FilePath(click.Path):
+    """A path. An empty one, such as of an unset variable, is none: it would mean the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return it as a `Path`."""
+        if value == "":
+            self.fail("this name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class DataName(click.ParamType[str]):
+    """Where data lie: a path, or a recipe and a split of it. Not empty, like `FilePath`."""
+
+    name = "data"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it."""
+        if not value:
+            self.fail("this name is empty", param, ctx)
+        return value
+
+
+FILE = FilePath()
+DATA = DataName()
 
 json_file = click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the figures here as JSON.")
 overrides = click.option(
@@ -71,9 +99,48 @@ def open_contract(path: Path | None) -> Contract | None:
     return None if path is None else read_contract(path)
 
 
-def write_result(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write `--json`, if it was given."""
+def claim(places: Mapping[str, Path | None], read: Iterable[Path | str | None]) -> None:
+    """Find out, before long work, whether results can be written without losing anything.
+
+    Args:
+        places: Where results go, by option; those not given are None.
+        read: What the command reads, likewise.
+
+    Raises:
+        OutputError: a place cannot be written.
+        UsageError: two results go to one place, or one would overwrite what is read.
+    """
+    from edgekd.artifact import is_stream, require_writable
+    from edgekd.errors import UsageError
+
+    taken = {path: "the command reads it" for path in read if path is not None}
+    for option, path in places.items():
+        if path is None:
+            continue
+        require_writable(path, option)
+        if is_stream(path):
+            continue
+        for other, reason in taken.items():
+            if _is_same(path, other):
+                raise UsageError(f"{option} {path}: this file would be overwritten, but {reason}; name another one")
+        taken[path] = f"{option} is written there"
+
+
+def _is_same(path: Path, other: Path | str) -> bool:
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def show_and_write(show: Callable[[], None], path: Path | None, content: Mapping[str, Any]) -> None:
+    """Show a result, and write it to `--json`, if that was given: a failure of one never costs the other."""
     from edgekd.artifact import write_json
 
-    if path is not None:
-        write_json(path, content)
+    try:
+        show()
+    finally:
+        if path is not None:
+            write_json(path, content, "--json")

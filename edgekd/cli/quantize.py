@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 @click.command("quantize")
 @click.argument("model", type=options.FILE)
-@click.option("--calibration", required=True, metavar="DATA", help="Sets the ranges: .npz, folder or RECIPE#split.")
-@click.option("--evaluation", metavar="DATA", help="Scores the result against the fp32 model.")
+@click.option(
+    "--calibration",
+    type=options.DATA,
+    required=True,
+    metavar="DATA",
+    help="Sets the ranges: .npz, folder or RECIPE#split.",
+)
+@click.option("--evaluation", type=options.DATA, metavar="DATA", help="Scores the result against the fp32 model.")
 @click.option(
     "--target",
     "targets",
@@ -64,9 +70,12 @@ def command(
     recipe: RECIPE.toml#calibration. With several targets OUT is a folder: a file for each, and manifest.json.
     """
     from edgekd.cli import ui
-    from edgekd.quantization.static import Method, Quantization
+    from edgekd.quantization.static import MANIFEST, Method, Quantization
     from edgekd.scoring import require_drop
 
+    single = len(set(targets)) == 1
+    written = output if single else output / MANIFEST
+    options.claim({"-o": written, "--json": json_path}, [model, calibration, evaluation, contract])
     job = Quantization(
         model,
         calibration,
@@ -78,15 +87,14 @@ def command(
         labels=labels,
         progress=ui.progress(),
     )
-    if len(set(targets)) == 1:
+    if single:
         results = {output: job.write(targets[0], output)}
         content = results[output].to_json()
     else:
         results = job.write_all(targets, output)
         content = {"schema": "edgekd.quantizations/1", "files": [result.to_json() for result in results.values()]}
-    options.write_result(json_path, content)
-    for path, result in results.items():
-        click.echo(ui.quantization_text(path, result.to_json(), len(result.content)))
+    texts = [ui.quantization_text(path, result.to_json(), len(result.content)) for path, result in results.items()]
+    options.show_and_write(lambda: ui.say("\n".join(texts)), json_path, content)
     for path, result in results.items():
         if result.evaluation is not None and max_drop is not None:
             require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.")

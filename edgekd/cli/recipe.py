@@ -21,9 +21,10 @@ def command() -> None:
 @command.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
+    from edgekd.cli import ui
     from edgekd.recipe import recipe_schema
 
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    ui.say(json.dumps(recipe_schema(), indent=2))
 
 
 @command.command("check")
@@ -31,10 +32,11 @@ def schema() -> None:
 @options.overrides
 def check(recipe: Path, overrides: tuple[str, ...]) -> None:
     """Say whether a recipe is sound; nothing is run."""
+    from edgekd.cli import ui
     from edgekd.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides)
-    click.echo(f"{recipe}: good; {settings.teacher.model} -> {settings.student.model} on {settings.data.source}")
+    ui.say(f"{recipe}: good; {settings.teacher.model} -> {settings.student.model} on {settings.data.source}")
 
 
 @command.command("init")
@@ -45,6 +47,7 @@ def init(name: str, output: Path | None) -> None:
     from pathlib import Path
 
     from edgekd.artifact import write_bytes
+    from edgekd.cli import ui
     from edgekd.errors import UsageError
     from edgekd.resources import resource_folder
     from edgekd.text import nearest
@@ -53,7 +56,8 @@ def init(name: str, output: Path | None) -> None:
     if name not in known:
         raise UsageError(f"no recipe {name!r} ships with edgekd{nearest(name, known)}; there are: {', '.join(known)}")
     path = output or Path(f"{name}.toml")
+    options.claim({"-o": path}, [])
     if path.exists():
         raise UsageError(f"{path} exists already; name another file with -o")
     write_bytes(path, known[name].read_bytes())
-    click.echo(f"{path}: edit it, then: edgekd run {path}")
+    ui.say(f"{path}: edit it, then: edgekd run {path}")

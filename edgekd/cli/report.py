@@ -20,6 +20,8 @@ def command(sources: tuple[Path, ...], output: Path) -> None:
 
     Takes folders of runs, and the JSON files of `run`, `bench`, `evaluate` and `quantize`.
     """
+    from edgekd.cli import ui
     from edgekd.reporting.page import report
 
-    click.echo(report(sources, output))
+    options.claim({"-o": output}, sources)
+    ui.say(report(sources, output))

@@ -29,5 +29,5 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
     ui.report_table(report.content)
     page = report.folder / "report.html"
     pictures = f", pictures in {page}" if page.exists() else ""
-    click.echo(f"Everything is in {report.folder}; the figures are in {report.folder / 'report.json'}{pictures}.")
+    ui.say(f"Everything is in {report.folder}; the figures are in {report.folder / 'report.json'}{pictures}.")
     report.require_gate()

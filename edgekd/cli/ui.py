@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekd.text import bytes_text, milliseconds, ratio_text, share
+from edgekd.errors import OutputError
+from edgekd.text import bytes_text, counted, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,36 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 10.0
 BARS_EVERY_S = 0.1
+_UNBOUNDED = 1_000_000
+
+
+def say(text: str) -> None:
+    """Print a result on standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot write here: {error.strerror or error}") from error
+
+
+def remark(text: str) -> None:
+    """Print a line on standard error; no work is lost because it cannot be written.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def progress() -> Progress:
@@ -82,14 +113,14 @@ class _Lines:
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
         """Print when the step starts and ends."""
-        click.echo(f"{title} ...", err=True)
+        remark(f"{title} ...")
         start = time.monotonic()
         yield _Line(title, total, done)
-        click.echo(f"{title}: done in {time.monotonic() - start:.1f} s", err=True)
+        remark(f"{title}: done in {time.monotonic() - start:.1f} s")
 
     def note(self, message: str) -> None:
         """Print a remark."""
-        click.echo(message, err=True)
+        remark(message)
 
 
 class _Line:
@@ -107,23 +138,43 @@ class _Line:
         left_s = (now - self._start) / (self._done - self._first) * (self._total - self._done)
         share = self._done / self._total
         extra = f", {note}" if note else ""
-        click.echo(f"{self._title}: {share:.0%}, about {left_s:.0f} s left{extra}", err=True)
+        remark(f"{self._title}: {share:.0%}, about {left_s:.0f} s left{extra}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; the first column is text, the others are numbers."""
+    """Print a table on standard output; the first column is text, the others are numbers.
+
+    Nothing of it is ever cut: on a terminal too narrow for it, each row becomes a list.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
     for number, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="right" if number else "left", no_wrap=number == 0)
+        drawn.add_column(Text(column), justify="right" if number else "left", no_wrap=True)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     console = Console()
-    Console(width=None if console.is_terminal else 140).print(drawn)
+    width = Measurement.get(console, console.options.update(width=_UNBOUNDED), drawn).maximum
+    if console.is_terminal and console.width < width:
+        say("\n\n".join([title, *(_listed(columns, row) for row in rows)]))
+        return
+    console.width = max(width, cell_len(title))
+    with console.capture() as text:
+        console.print(drawn)
+    say(text.get())
+
+
+def _listed(columns: Sequence[str], row: Sequence[str]) -> str:
+    """Return a row of a table as a list."""
+    width = max(len(column) for column in columns[1:])
+    return "\n".join(
+        [row[0], *(f"  {name:<{width}}  {cell}" for name, cell in zip(columns[1:], row[1:], strict=True))]
+    )
 
 
 def report_table(content: Mapping[str, Any]) -> None:
@@ -147,13 +198,13 @@ def report_table(content: Mapping[str, Any]) -> None:
     ]
     device = content["device"]
     table(
-        f"{content['name']}: {content['samples']:,} test samples, {device['name']} ({device['target']})",
+        f"{content['name']}: {counted(content['samples'], 'test sample')}, {device['name']} ({device['target']})",
         columns,
         rows,
     )
     models = {model["role"]: model for model in content["models"]}
     teacher, int8 = models["teacher"], models["student-int8"]
-    click.echo(
+    say(
         f"The INT8 file is {teacher['file_bytes'] / int8['file_bytes']:.1f}x smaller than the teacher's and "
         f"{100 * (teacher['top1'] - int8['top1']):.2f} points less accurate; it agrees with the fp32 student on "
         f"{share(content['int8']['agreement_fp32'])} of the samples."
@@ -161,19 +212,15 @@ def report_table(content: Mapping[str, Any]) -> None:
     ratio = content["int8"]["latency_ratio_fp32"]
     if ratio is not None:
         slower = "; at this size the INT8 file is the slower one" if ratio["min"] > 1 else ""
-        click.echo(f"Its latency is {ratio['median']:.2f} times the fp32 student's in alternating runs{slower}.")
+        say(f"Its latency is {ratio['median']:.2f} times the fp32 student's in alternating runs{slower}.")
     if content["conditions"]["verdict"] != "valid":
-        click.echo(f"Conditions of the latencies: {content['conditions']['verdict']}")
+        say(f"Conditions of the latencies: {content['conditions']['verdict']}")
 
 
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
     """Return what an INT8 file is, in a line or two."""
     saturation = content["saturation"]
-    certificate = (
-        f"{saturation['can_saturate']} of {saturation['layers']} layers can saturate"
-        if saturation["can_saturate"]
-        else f"none of {saturation['layers']} layers can saturate"
-    )
+    certificate = f"{saturation['can_saturate'] or 'none'} of {counted(saturation['layers'], 'layer')} can saturate"
     left = f"; left in fp32: {', '.join(content['fp32_layers'])}" if content["fp32_layers"] else ""
     text = f"{path}: {bytes_text(size)} for {content['target']}, {certificate}{left}"
     scored = content["evaluation"]
@@ -182,7 +229,7 @@ def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
 
 def evaluation_text(content: Mapping[str, Any]) -> str:
     """Return the figures of an evaluation in a line."""
-    parts = [f"{content['samples']:,} samples"]
+    parts = [counted(content["samples"], "sample")]
     if content["top1"] is not None:
         parts.append(f"top-1 {share(content['top1'])}")
     if content["agreement"] is not None:
@@ -240,4 +287,4 @@ def facts(content: Mapping[str, Any]) -> None:
     """Print names and values, one a line."""
     width = max(len(name) for name in content)
     for name, value in content.items():
-        click.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")

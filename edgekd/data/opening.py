@@ -16,7 +16,7 @@ from edgekd.data.labels import check_labels
 from edgekd.data.npz import array_names, open_npz
 from edgekd.data.samples import ArraySamples, ImageSamples, Samples
 from edgekd.data.splits import SPLIT_NAMES, open_splits
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, UsageError, reading
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ def open_data(
     if recipe.endswith(".toml"):
         return _checked(_from_recipe(Path(recipe), split, inputs, contract), classes)
     path = Path(data)
-    if path.is_dir():
+    with reading(path, DataError, "file or folder"):
+        is_folder, is_there = path.is_dir(), path.exists()
+    if is_folder:
         return _checked(_from_folder(path, inputs, contract, labels), classes)
     if path.suffix == ".toml":
         raise UsageError(f"{path}: say which split of this recipe: {path}#test; one of {', '.join(SPLIT_NAMES)}")
-    if not path.exists():
+    if not is_there:
         raise DataError(f"{path}: no such file or folder; expected {_FORMS}")
     if path.suffix != ".npz":
         raise DataError(f"{path}: not a kind of data that is known here; expected {_FORMS}")

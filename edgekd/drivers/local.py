@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekd.devices import DeviceProfile
 
 _LOG_TAIL_CHARACTERS = 2000
+_BOUND_CHILD = Path(__file__).with_name("bound_child.py")
 
 
 class LocalDriver:
@@ -102,6 +103,8 @@ class LocalDriver:
 def _wait(command: Sequence[str], folder: Path, output: int) -> int:
     # ORT_DISABLE_TELEMETRY only counts before onnxruntime is imported: the child must be born with it.
     environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", str(_BOUND_CHILD), str(os.getpid()), *command]
     try:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and script
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment

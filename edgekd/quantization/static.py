@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edgekd.data.samples import Samples
 
 SCHEMA = "edgekd.quantization/1"
+MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "edgekd.quantized-files/1"
 Rounding = Literal["gptq", "nearest"]
 BATCH_BYTES = 2**20  # of inputs; a network holds some fifty times as much in activations
@@ -286,7 +287,7 @@ class Quantization:
         ]
         manifest = indented_json({"schema": MANIFEST_SCHEMA, "files": files})
         contents = {path: result.content for path, result in results.items()}
-        write_files({**contents, Path(folder) / "manifest.json": manifest})
+        write_files({**contents, Path(folder) / MANIFEST: manifest})
         return results
 
     def make(self, target: Target, path: str | None) -> Quantized:

@@ -273,7 +273,7 @@ def test_a_full_disk_leaves_nothing_half_written(model: Path, data: Path, tmp_pa
         env={**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None,
     )  # fmt: skip
     assert ran.returncode == 2, ran.stderr
-    assert "cannot write here" in ran.stderr
+    assert "cannot write temporary files here" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert (tmp_path / "q.onnx").read_bytes() == b"earlier"
     assert files(tmp_path) == before
@@ -305,3 +305,73 @@ def test_several_targets_give_a_folder_of_files_and_a_manifest(
     found = json.loads((tmp_path / "q.json").read_bytes())["files"]
     assert [file["target"] for file in found] == ["x86-avx2", "arm64-dotprod"]
     assert all(file["schema"] == "edgekd.quantization/1" for file in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["quantize", "net.onnx", "--calibration", "data.npz", "-o", "q", "--json", "./q"], "-o is written there"),
+        (["quantize", "net.onnx", "--calibration", "data.npz", "-o", "./data.npz"], "the command reads it"),
+        (["quantize", "net.onnx", "--calibration", "data.npz", "-o", "link"], "the command reads it"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--json", "net.onnx"], "the command reads it"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--json", "hard"], "the command reads it"),
+        (["bench", "net.onnx", "--json", "net.onnx"], "the command reads it"),
+        (["export", "net.onnx", "--model", "resnet8", "-o", "net.onnx"], "the command reads it"),
+        (
+            ["evaluate", "net.onnx", "--data", "data.npz", "--json", "x" * 300],
+            "too long; choose another place with --json",
+        ),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--json", "."], "this is a folder"),
+        (["evaluate", "net.onnx", "--data", "data.npz", "--json", ""], "--json': this name is empty"),
+        (["evaluate", "net.onnx", "--data", ""], "--data': this name is empty"),
+        (["evaluate", "", "--data", "data.npz"], "MODEL': this name is empty"),
+        (["quantize", "net.onnx", "--calibration", "", "-o", "q"], "--calibration': this name is empty"),
+        (["quantize", "net.onnx", "--calibration", "data.npz", "-o", ""], "-o': this name is empty"),
+        (["run", "recipe.toml", "-o", ""], "-o': this name is empty"),
+        (["recipe", "init", "digits", "-o", ""], "-o': this name is empty"),
+        (["recipe", "check", "recipe.toml", "--set", "teacher.checkpoint=~nobody-at-all/t"], "home directory"),
+        (["recipe", "check", "recipe.toml", "--set", f"teacher.checkpoint={'x' * 300}"], "no such file"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_places_are_checked_before_any_work(
+    line: Line, model: Path, data: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    line("recipe", "init", "digits", "-o", "recipe.toml")
+    (tmp_path / "link").symlink_to("net.onnx")
+    (tmp_path / "hard").hardlink_to(tmp_path / "net.onnx")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    message = line(*arguments, code=2)
+    assert expected in message
+    assert " ...\n" not in message  # no step was begun
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_result_is_shown_though_it_cannot_be_written(
+    line: Line, model: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekd.cli.options.claim", lambda places, read: None)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(model), "--data", str(data), "--json", f"{data}/e.json"])
+    printed = capsys.readouterr()
+    assert end.value.code == 2
+    assert printed.out == "64 samples, top-1 25.00 %\n"
+    assert "choose another place with --json" in printed.err
+
+
+def test_one_of_a_kind_is_counted_as_one(line: Line, model: Path, images: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", input=images[:1])
+    assert line("evaluate", model, "--data", "one.npz") == "1 sample\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(MemoryError(), 5), (PermissionError(13, "Permission denied", "x"), 2)])
+def test_what_the_machine_refuses_is_no_fault_of_edgekd(
+    line: Line, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr("edgekd.devices.list_profiles", broken)
+    message = line("devices", "list", code=code)
+    assert message.count("\n") == 1
+    assert "fault" not in message

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,6 @@ from edgekd.errors import DataError, DeviceError, ModelError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edgekd.drivers import Driver, Facts
 
@@ -101,6 +102,35 @@ def test_an_interrupted_parent_leaves_neither_child_nor_folder(tmp_path: Path, t
     with pytest.raises(ProcessLookupError):
         os.kill(int(parent.stdout), signal.SIGCONT)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
+    script = write(
+        tmp_path, "import os, time\nprint(os.getpid(), flush=True)\nos.kill(os.getppid(), 9)\ntime.sleep(60)"
+    )
+    program = (
+        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\n"
+        "from edgekd.devices import load_profile\n"
+        "from edgekd.drivers import open_driver\n"
+        "with open_driver(load_profile('local')) as driver:\n"
+        f"    driver.run({str(script)!r}, [])\n"
+    )
+    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert parent.returncode == -9, parent.stderr
+    [log] = tmp_path.glob("edgekd-*/log.txt")
+    child, deadline = int(log.read_text()), time.monotonic() + 20
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(number: int) -> bool:
+    """Return whether a process is there and is no corpse that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_driver_is_open_only_within_its_block(temporary: Path) -> None:
