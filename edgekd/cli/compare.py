@@ -55,7 +55,8 @@ def command(
     from edgekd.benchmarking.comparison import compare
     from edgekd.cli import ui
 
+    options.claim({"--json": json_path}, [base, new])
     found = compare(base, new, max_regression=max_regression, across_devices=across_devices, by_order=by_order)
-    options.write_result(json_path, found.to_json())
-    ui.comparison_text(found.to_json())
+    content = found.to_json()
+    options.show_and_write(lambda: ui.comparison_text(content), json_path, content)
     found.require_no_regression()

@@ -273,9 +273,9 @@ def comparison_text(content: Mapping[str, Any]) -> None:
             before, after = bytes_text(memory["base"]), bytes_text(memory["new"])
             parts.append(f"peak memory {before} -> {after}, {signed(memory['ratio'])}")
         word = "regression" if change["regressions"] else "ok"
-        click.echo(f"{word}: {change['model']} ({threads}): {'; '.join(parts) or 'nothing was measured'}")
+        say(f"{word}: {change['model']} ({threads}): {'; '.join(parts) or 'nothing was measured'}")
     for path in content["tainted"]:
-        click.echo(f"note: {path} was measured while other work was running", err=True)
+        remark(f"note: {path} was measured while other work was running")
 
 
 def signed(ratio: float) -> str:
