@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 import edgekd
-from edgekd.cli.process import SIGPIPE, Ended, ends_told, settle_streams, surroundings
+from edgekd.cli.process import SIGINT, SIGPIPE, Ended, ends_told, settle_streams, surroundings
 from edgekd.errors import EdgekdError
 
 VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report", "devices", "recipe")
@@ -70,7 +70,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         with ends_told(), surroundings(debug=debug):
             result: Any = cli.main(args=arguments, prog_name="edgekd", standalone_mode=False)
     except BaseException as error:
-        code, message = _outcome(error)
+        code, message = _outcome(_end_behind(error) or error)
         if debug and code == EdgekdError.exit_code:
             raise
         with suppress(OSError):  # nobody may be listening
@@ -80,6 +80,14 @@ def _run(arguments: list[str], *, debug: bool) -> int:
                 click.echo(message, err=True)
         return code
     return result if isinstance(result, int) else 0
+
+
+def _end_behind(error: BaseException) -> BaseException | None:
+    """Return the end that was asked for behind an error: a library interrupted while it loads says ImportError."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Ended | KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return Ended(SIGINT) if isinstance(cause, KeyboardInterrupt) else cause
 
 
 def _outcome(error: BaseException) -> tuple[int, str]:

@@ -375,3 +375,14 @@ def test_what_the_machine_refuses_is_no_fault_of_edgekd(
     message = line("devices", "list", code=code)
     assert message.count("\n") == 1
     assert "fault" not in message
+
+
+def test_an_interrupted_import_is_an_interrupt(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("edgekd.devices.list_profiles", broken)
+    assert line("devices", "list", code=130).startswith("edgekd: interrupted; ")
