@@ -24,4 +24,4 @@ def command(sources: tuple[Path, ...], output: Path) -> None:
     from edgekd.reporting.page import report
 
     options.claim({"-o": output}, sources)
-    ui.say(report(sources, output))
+    ui.say(str(report(sources, output)))
