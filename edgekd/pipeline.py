@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,10 @@ from edgekd.artifact import (
     store,
     write_json,
 )
-from edgekd.errors import GateError, MissingExtraError, require_extra
+from edgekd.errors import MissingExtraError, require_extra
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
+from edgekd.run_report import RunReport, report_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,44 +39,10 @@ if TYPE_CHECKING:
     from edgekd.recipe import TrainingSettings
     from edgekd.scoring import Evaluation
 
-SCHEMA = "edgekd.run/1"
 PARITY_SAMPLES = 64
 TRAINING_LIBRARIES = ("numpy", "torch")
 EXPORT_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 RUNTIME_LIBRARIES = ("numpy", "onnx", "onnxruntime")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunReport:
-    """What a run ended with.
-
-    Attributes:
-        folder: Where every artifact lies.
-        content: `report.json`, in the form of the contract `edgekd.run/1`.
-    """
-
-    folder: Path
-    content: Mapping[str, Any]
-
-    @property
-    def models(self) -> Sequence[Mapping[str, Any]]:
-        """One mapping for each file: role, size, accuracy, latency, memory."""
-        models: Sequence[Mapping[str, Any]] = self.content["models"]
-        return models
-
-    def require_gate(self) -> None:
-        """Hold the INT8 file against the recipe's gate.
-
-        Raises:
-            GateError: it lost more accuracy than `quantize.max_drop` allows. Every file has been kept.
-        """
-        gate = self.content["gate"]
-        if gate["met"] is False:
-            raise GateError(
-                f"gate not met: the INT8 file's top-1 accuracy is {gate['drop']:.4f} below the fp32 student's, at "
-                f"most {gate['max_drop']:g} is allowed (quantize.max_drop). "
-                f"The best attempt is at {self.folder / 'student.int8.onnx'}."
-            )
 
 
 def run(
@@ -144,7 +111,7 @@ class _Pipeline:
         evaluation = self.evaluate(roles)
         bench = self.bench(roles)
         parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
-        content = self.report(roles, parameters, evaluation, bench)
+        content = report_content(self.recipe, roles, parameters, evaluation, bench)
         write_json(self.folder / "report.json", content)
         self._draw()
         return RunReport(folder=self.folder, content=content)
@@ -439,47 +406,6 @@ class _Pipeline:
         write_json(path, content)
         return content
 
-    def report(
-        self,
-        roles: Mapping[str, Artifact],
-        parameters: Mapping[str, int],
-        evaluation: Mapping[str, Mapping[str, Any]],
-        bench: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Return the content of `report.json`."""
-        models = [
-            {
-                "role": role,
-                "path": artifact.path.name,
-                "parameters": parameters[role.partition("-")[0]],
-                "file_bytes": artifact.path.stat().st_size,
-                "top1": evaluation[role]["top1"],
-                "agreement_teacher": evaluation[role]["agreement_teacher"],
-                "latency_ms": measured["latency_ms"],
-                "memory_bytes": measured["memory_bytes"],
-            }
-            for (role, artifact), measured in zip(roles.items(), bench["models"], strict=True)
-        ]
-        int8 = evaluation["student-int8"]
-        blocks = dict(zip(roles, (measured["block_p50_ms"] for measured in bench["models"]), strict=True))
-        max_drop = self.recipe.quantize.max_drop
-        drop = round(int8["reference_top1"] - int8["top1"], 9)
-        return {
-            "schema": SCHEMA,
-            "name": self.recipe.name,
-            "models": models,
-            "samples": int8["samples"],
-            "int8": {
-                "agreement_fp32": int8["agreement"],
-                "sqnr_db": int8["sqnr_db"],
-                "latency_ratio_fp32": _latency_ratio(blocks["student-int8"], blocks["student-fp32"]),
-            },
-            "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},
-            "device": bench["device"],
-            "conditions": bench["conditions"],
-            "recipe": self.recipe.effective_sections(),
-        }
-
     def build(self, model: ModelSettings) -> nn.Module:
         """Return a new network, its weights drawn from the recipe's seed."""
         import torch
@@ -520,10 +446,3 @@ class _Pipeline:
         sections = {**self.recipe.effective_sections(), **effective}
         deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
         return hashlib.sha256(canonical_json(deciding)).hexdigest()
-
-
-def _latency_ratio(blocks: Sequence[float] | None, base: Sequence[float] | None) -> dict[str, float | int] | None:
-    """Return how the block medians (ms) of two models measured in alternation compare; None if not measured."""
-    from edgekd.benchmarking.statistics import paired_ratio
-
-    return None if blocks is None or base is None else asdict(paired_ratio(blocks, base))

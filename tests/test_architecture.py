@@ -40,6 +40,7 @@ ALLOWED = {
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
     "reporting": LEAVES,
+    "run_report": LEAVES | {"benchmarking"},
     "pipeline": LEAVES
     | {
         "reporting",
@@ -51,6 +52,7 @@ ALLOWED = {
         "onnx_export",
         "quantization",
         "benchmarking",
+        "run_report",
     },
 }
 TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "pipeline.py"}
