@@ -104,3 +104,16 @@ def writing(path: str | PathLike[str], elsewhere: str = "choose another place wi
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = f"free some space or {elsewhere}" if full else elsewhere
         raise OutputError(f"{path}: cannot write here: {error.strerror or error}; {advice}") from error
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn whatever a user's own model raises into one `ModelError` of one line; `--debug` shows the rest."""
+    try:
+        yield
+    except EdgekdError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        kind = type(error).__name__
+        raise ModelError(f"{what}: {kind}: {reason}" if reason else f"{what}: {kind}") from error

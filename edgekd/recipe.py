@@ -7,37 +7,57 @@ key, the value found, what is allowed and, for an unknown key, the nearest known
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from edgekd.errors import RecipeError, reading
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from pydantic._internal._model_construction import ModelMetaclass
     from pydantic_core import ErrorDetails
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
+
+
+MOST = 2**31 - 1  # of samples and the like: what fits into an int32
 
 
 def _part(value: object) -> object:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
     share = isinstance(value, float) and 0 < value < 1
     if not (whole or share):
         raise ValueError("must be a share of the samples between 0 and 1, or a whole number of samples")
     return value
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
 Part = Annotated[int | float, BeforeValidator(_part)]
 PATH_KEYS = frozenset({"path", "checkpoint"})  # values of these are files, relative to the recipe's folder
 SPEED_KEYS = frozenset({"workers", "checkpoint_s", "cache_mb"})  # these change no result
 
 
-class Settings(BaseModel):
+class _OneMessage(ModelMetaclass):
+    """Lets settings made in Python, `DistillSettings(alpha=2)`, fail like a recipe; nested ones are not called."""
+
+    def __call__(self, *arguments: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*arguments, **values)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {_sentence(e)}" for e in error.errors()]
+            raise RecipeError("\n".join(f"{self.__name__}: {problem}" for problem in problems)) from error
+
+
+class Settings(BaseModel, metaclass=_OneMessage):
     """The base of all settings: strict, frozen, no unknown keys, no NaN."""
 
     model_config = ConfigDict(
@@ -61,7 +81,7 @@ class SplitSettings(Settings):
     """Sets the ranges of the quantization."""
     train: Count | None = None
     """At most so many training samples; all that are left by default."""
-    crop_padding: int = Field(default=0, ge=0)
+    crop_padding: int = Field(default=0, ge=0, le=1024)
     """Training images are shifted by up to so many pixels in each direction."""
     flip: bool = False
     """Training images are mirrored at random."""
@@ -79,11 +99,11 @@ class ImageData(SplitSettings):
 
     path: Path
     """A folder, relative to the recipe. `$NAME` is taken from the environment."""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = None
     """Mean of each channel in units of [0, 1]; measured on the training split by default."""
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = None
     """Standard deviation of each channel, likewise."""
-    cache_mb: int = Field(default=512, ge=0)
+    cache_mb: int = Field(default=512, ge=0, le=MOST)
     """Decoded images are kept in memory if all of them fit into so many megabytes, else read when needed."""
 
 
@@ -101,7 +121,7 @@ class ImageFolderData(ImageData):
 
     source: Literal["image-folder"]
     """Where samples come from."""
-    size: tuple[Count, Count] | None = None
+    size: tuple[Side, Side] | None = None
     """Height and width the model takes; that of the first image by default."""
     colour: Literal["RGB", "gray"] = "RGB"
     """Colour order of the model's input."""
@@ -134,25 +154,25 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How a network is trained."""
 
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=1_000_000)
     """Passes over the training samples; the best one on the validation split is kept."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Samples in a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.1, ge=1e-12, le=1000)
     """The highest one: it rises linearly in the warm-up, then falls to zero on a half cosine."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD, in Nesterov's form."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=10)
     """Of all weights."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a label that is spread over all classes, where labels alone are learnt from."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=256)
     """Processes that read data. They change the speed and nothing else."""
-    checkpoint_s: float = Field(default=10.0, ge=0)
+    checkpoint_s: float = Field(default=10.0, ge=0, le=86400)
     """Seconds between two checkpoints. They change the speed and nothing else."""
 
 
@@ -166,7 +186,7 @@ class TeacherSettings(ModelSettings, TrainingSettings):
 class DistillSettings(TrainingSettings):
     """How the student learns: `L = alpha * L_KD + (1 - alpha) * L_CE` (Hinton et al. 2015, arXiv:1503.02531)."""
 
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, ge=0.01, le=1000)
     """Softens both distributions; `L_KD` is multiplied by its square."""
     alpha: float = Field(default=0.8, ge=0, le=1)
     """Weight of the teacher's word against the label's."""
@@ -201,18 +221,18 @@ class BenchSettings(Settings):
 
     device: str = "local"
     """A profile of `edgekd devices list`."""
-    threads: Count = 1
+    threads: int = Field(default=1, ge=1, le=1024)
     """Threads of an operator."""
-    duration_s: float = Field(default=2.0, gt=0, le=3600)
+    duration_s: float = Field(default=2.0, ge=0.001, le=3600)
     """Seconds of timed runs for each model."""
-    repeats: int = Field(default=4, ge=2, multiple_of=2)
+    repeats: int = Field(default=4, ge=2, le=1000, multiple_of=2)
     """Fresh processes for each model, in alternating order."""
 
 
 class Recipe(Settings):
     """Everything a run needs."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """The run's folder is `runs/<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the splits, the first weights, the order of samples and their augmentation."""
@@ -230,6 +250,13 @@ class Recipe(Settings):
     """How it gets 8 bits."""
     bench: BenchSettings = BenchSettings()
     """How latency and memory are measured."""
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the recipe's file lies: own factories are looked for there too. None for one given as data."""
+        return self._folder
 
     @model_validator(mode="after")
     def _shares_leave_samples(self) -> Recipe:
@@ -260,19 +287,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_bytes()
     try:
         document = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     _resolve_paths(document, path.resolve().parent, str(path))
     for override in overrides:
         _override(document, override)
-    return parse_recipe(document, str(path))
+    recipe = parse_recipe(document, str(path))
+    recipe._folder = path.resolve().parent
+    return recipe
 
 
 def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check a recipe given as data (`where` names it in messages). See `load_recipe`."""
+    problems = list(_not_plain(document))
+    if problems:
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
     try:
         # JSON mode: strict, yet lists stand for tuples and text for paths
-        recipe = Recipe.model_validate_json(json.dumps(document, default=str))
+        recipe = Recipe.model_validate_json(json.dumps(document, default=os.fspath))
     except ValidationError as error:
         problems = [_explain(detail, document) for detail in error.errors()]
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems)) from error
@@ -287,6 +319,24 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # no permission, or too long a name
         return False
+
+
+def _not_plain(value: object, dotted: str = "") -> Iterator[str]:
+    """Say what JSON cannot hold: NaN, infinity, dates, integers of thousands of digits."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_plain(inner, f"{dotted}.{key}" if dotted else str(key))
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            yield from _not_plain(inner, f"{dotted}.{position}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{dotted} = {json.dumps(value)}: input should be a finite number"
+    elif isinstance(value, int):
+        if abs(value) >= 2**63:
+            yield f"{dotted}: input should be an integer of at most 64 bits"
+    elif not isinstance(value, str | os.PathLike | None):
+        yield f"{dotted} = {value}: input should be text, a number, true or false, a list or a table"
 
 
 def _paths(recipe: Recipe) -> Iterable[tuple[str, Path]]:
@@ -317,7 +367,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected section.key=value, such as quantize.samples=64")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     table = document
     for key in keys[:-1]:
@@ -325,7 +375,8 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override}: {key!r} is not a section of the recipe")
     leaf = {keys[-1]: value}
-    _resolve_paths(leaf, Path.cwd(), f"--set {override}")
+    if "arguments" not in keys:  # those of a user's own factory are not touched
+        _resolve_paths(leaf, Path.cwd(), f"--set {override}")
     table.update(leaf)
 
 
@@ -339,7 +390,7 @@ def _explain(detail: ErrorDetails, document: Mapping[str, Any]) -> str:
     if detail["type"] in ("missing", "union_tag_not_found"):
         missing = dotted if detail["type"] == "missing" else f"{dotted}.source"
         return f"the key {missing!r} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _sentence(detail)
     if detail["type"] == "union_tag_invalid":
         context = detail.get("ctx", {})
         path, found = [*path, "source"], context.get("tag")
@@ -347,7 +398,12 @@ def _explain(detail: ErrorDetails, document: Mapping[str, Any]) -> str:
         message = f"must be one of: {', '.join(allowed)}{nearest(str(found), allowed)}"
     if not path:
         return message
-    return f"{'.'.join(path)} = {json.dumps(found, default=str)}: {message[0].lower()}{message[1:]}"
+    return f"{'.'.join(path)} = {json.dumps(found, default=str)}: {message}"
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _locate(loc: Sequence[int | str], document: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any], Any]:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import copy
+import re
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edgekd.errors import RecipeError
-from edgekd.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
+from edgekd.recipe import DistillSettings, Recipe, load_recipe, parse_recipe, recipe_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GOOD: dict[str, Any] = {
     "name": "d",
@@ -50,7 +55,21 @@ MINIMAL = 'name = "d"\ndata.source = "digits"\nteacher.model = "resnet20"\nstude
         ("teacher", {}, "the key 'teacher.model' is missing"),
         ("teacher.model", 3, "teacher.model = 3: input should be a valid string"),
         ("distill.temperature", "4", 'distill.temperature = "4": input should be a valid number'),
-        ("distill.temperature", 0.0, "distill.temperature = 0.0: input should be greater than 0"),
+        ("distill.temperature", 0.0, "distill.temperature = 0.0: input should be greater than or equal to 0.01"),
+        ("distill.temperature", 1e300, "distill.temperature = 1e+300: input should be less than or equal to 1000"),
+        ("distill.temperature", 1e-300, "distill.temperature = 1e-300: input should be greater than or equal to"),
+        ("teacher.weight_decay", 1e300, "teacher.weight_decay = 1e+300: input should be less than or equal to 10"),
+        ("distill.epochs", 10**400, "distill.epochs: input should be an integer of at most 64 bits"),
+        ("data.train", 2**40, "data.train = 1099511627776: input should be less than or equal to 2147483647"),
+        ("data.test", 2**40, "data.test = 1099511627776: must be a share"),
+        (
+            "student.arguments",
+            {"a": [1.0, float("inf")]},
+            "student.arguments.a.1 = Infinity: input should be a finite",
+        ),
+        ("student.arguments", {"a": {"b": float("nan")}}, "student.arguments.a.b = NaN: input should be a finite"),
+        ("student.arguments", {"a": date(2020, 1, 2)}, "student.arguments.a = 2020-01-02: input should be text"),
+        ("data", {"source": "idx", "path": "/" + "x" * 5000}, "no such file"),
         ("distill.epochs", 3.0, "distill.epochs = 3.0: input should be a valid integer"),
         ("distill.alpha", float("nan"), "distill.alpha = NaN: input should be a finite number"),
         ("distill.optimizer", "adam", "distill.optimizer = \"adam\": input should be 'sgd' or 'adamw'"),
@@ -138,6 +157,51 @@ def test_effective_settings_hold_no_path_and_nothing_that_only_changes_speed(tmp
     assert "workers" not in sections["distill"]
     assert sections["distill"]["temperature"] == 4.0
     assert sections["data"]["validation"] == 0.1
+
+
+def test_every_number_of_a_recipe_has_a_lowest_and_a_highest_value() -> None:
+    def numbers(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if isinstance(schema, dict):
+            if schema.get("type") in ("number", "integer"):
+                yield where, schema
+            for key, value in schema.items():
+                yield from numbers(value, f"{where}.{key}")
+        elif isinstance(schema, list):
+            for value in schema:
+                yield from numbers(value, where)
+
+    found = list(numbers(recipe_schema(), ""))
+    assert len(found) > 20
+    for where, schema in found:
+        # a part of the samples is checked by a function, which the schema cannot show
+        if not re.search(r"properties\.(test|validation|calibration)", where):
+            assert schema.keys() & {"minimum", "exclusiveMinimum"}, where
+            assert schema.keys() & {"maximum", "exclusiveMaximum"}, where
+
+
+def test_settings_made_in_python_fail_with_one_message_too() -> None:
+    with pytest.raises(RecipeError, match=r"^DistillSettings: temperature = -1\.0: input should be greater"):
+        DistillSettings(temperature=-1.0)
+    with pytest.raises(RecipeError, match=r"^DistillSettings: temprature = 4\.0: extra inputs"):
+        DistillSettings(temprature=4.0)  # type: ignore[call-arg,unused-ignore]
+
+
+def test_a_factorys_arguments_are_left_as_they_are(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["student.arguments.stem.path=weights.bin"])
+    assert recipe.student.arguments == {"stem": {"path": "weights.bin"}}
+
+
+def test_a_recipe_knows_its_folder(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, MINIMAL)).folder == tmp_path.resolve()
+    assert parse_recipe(GOOD).folder is None
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5000, "seed = " + "[" * 9000])
+def test_toml_that_python_cannot_hold(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match="not a TOML file"):
+        load_recipe(write(tmp_path, text))
+    with pytest.raises(RecipeError, match="seed"):
+        load_recipe(write(tmp_path, MINIMAL), [text])
 
 
 def test_the_schema_describes_every_section() -> None:

@@ -22,7 +22,7 @@ from edgekd.artifact import rounded, write_bytes
 from edgekd.data.opening import open_data
 from edgekd.data.torch_data import TrainingBatches, tensor_batches
 from edgekd.distillation.losses import distillation_loss
-from edgekd.errors import DataError, ModelError
+from edgekd.errors import DataError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -133,8 +133,9 @@ def distill(
         progress: Listener.
 
     Raises:
-        DataError: no labels, several inputs, or NaN in the data.
-        ModelError: the models do not fit the data or each other, or the loss is no longer finite.
+        DataError: no labels, labels that are no class of the model, several inputs, or NaN in the data.
+        ModelError: the models do not fit the data or each other, their code fails, or the loss is no longer finite.
+        UsageError: the seed is out of range.
     """
     if settings is None:
         from edgekd.recipe import DistillSettings
@@ -144,7 +145,7 @@ def distill(
 
     def objective(inputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            answers = teacher(inputs)
+            answers = _logits(teacher, inputs, "the teacher")
         if answers.shape != logits.shape:
             raise ModelError(
                 f"the teacher's logits have shape {tuple(answers.shape)}, the student's {tuple(logits.shape)}; "
@@ -190,15 +191,18 @@ def train_network(
     progress: Progress = SILENT,
 ) -> Trained:
     """Train a network in place on an objective; see `distill` for the arguments and errors."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    samples, judges = open_labelled(train), open_labelled(validation)
     loader = TrainingBatches(
-        open_labelled(train),
+        samples,
         batch_size=settings.batch_size,
         seed=seed,
         crop_padding=augmentation.crop_padding,
         flip=augmentation.flip,
         workers=settings.workers,
     )
-    judges = open_labelled(validation)
+    classes = _Classes(samples, judges)
     device = _device()
     with torch.random.fork_rng(), _placed(module, device):
         torch.manual_seed(seed)
@@ -211,11 +215,12 @@ def train_network(
         with progress.task(title, total, done) as task:
             saver = _Saver(state, checkpoints)
             while state.epoch < settings.epochs:
-                _train_epoch(state, loader, objective, total, device, saver, task)
+                _train_epoch(state, loader, classes, objective, total, device, saver, task)
                 state.finish_epoch(*_validate(module, judges, settings.batch_size, device))
                 saver.save_when_due()
-        module.load_state_dict(state.best_weights)
-    module.eval()
+        with user_code("the network's load_state_dict() failed"):
+            module.load_state_dict(state.best_weights)
+            module.eval()
     return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch)
 
 
@@ -229,6 +234,27 @@ def open_labelled(data: Samples | Mapping[str, NDArray[Any]]) -> Samples:
     if samples.labels is None:
         raise DataError(f"{samples.name}: training needs labels, the data has none")
     return samples
+
+
+class _Classes:
+    """The labels there are, to hold a network's logits against."""
+
+    def __init__(self, *splits: Samples) -> None:
+        self.highest = -1
+        for samples in splits:
+            labels = samples.labels
+            if labels is not None and len(labels):
+                if int(labels.min()) < 0:
+                    raise DataError(f"{samples.name}: labels must be 0 or more, found {int(labels.min())}")
+                self.highest = max(self.highest, int(labels.max()))
+
+    def check(self, logits: Tensor) -> None:
+        """Raise a `DataError` if there is a label without a logit."""
+        if self.highest >= logits.shape[1]:
+            raise DataError(
+                f"the labels reach {self.highest}, but the network tells {logits.shape[1]} classes apart "
+                f"(0 to {logits.shape[1] - 1})"
+            )
 
 
 class _State:
@@ -312,19 +338,28 @@ class _Saver:
 def _train_epoch(
     state: _State,
     loader: TrainingBatches,
+    classes: _Classes,
     objective: Objective,
     total: int,
     device: torch.device,
     saver: _Saver,
     task: Task,
 ) -> None:
-    state.module.train()
+    with user_code("the network's train() failed"):
+        state.module.train()
     for inputs, labels, _ in loader.epoch(state.epoch, state.step):
         done = state.epoch * loader.steps + state.step
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(done, total, state.settings)
         moved = inputs.to(device)
-        loss = objective(moved, _logits(state.module, moved), labels.to(device))
+        logits = _logits(state.module, moved)
+        if not logits.requires_grad:
+            raise ModelError(
+                "the network's logits carry no gradient, so it cannot learn: its forward() detaches them, computes "
+                "them without gradients, or none of the parameters in use is trainable"
+            )
+        classes.check(logits)
+        loss = objective(moved, logits, labels.to(device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(
@@ -332,7 +367,8 @@ def _train_epoch(
                 "a lower learning_rate is the usual remedy"
             )
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with user_code("the network's backward pass failed"):
+            loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.step += 1
         state.loss_sum += value
@@ -386,14 +422,19 @@ def _rank(epoch: Epoch) -> tuple[float, float]:
     return epoch.validation_top1, -epoch.validation_loss
 
 
-def _logits(module: nn.Module, inputs: Tensor) -> Tensor:
-    try:
+def _logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> Tensor:
+    """Run a module, in whatever mode it is, and see that it gives logits (N, classes)."""
+    with user_code(f"{who} cannot take inputs of shape {tuple(inputs.shape)}"):
         logits = module(inputs)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"the network cannot take inputs of shape {tuple(inputs.shape)}: {reason}") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ModelError("the network must return one tensor of logits of shape (samples, classes)")
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(
+            f"{who} must return one tensor of logits of shape (samples, classes), found {type(logits).__name__}"
+        )
+    if logits.ndim != 2 or len(logits) != len(inputs) or not logits.is_floating_point():
+        raise ModelError(
+            f"{who} must return floating-point logits of shape ({len(inputs)}, classes) for {len(inputs)} samples, "
+            f"found {str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
+        )
     return logits
 
 

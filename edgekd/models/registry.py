@@ -120,7 +120,11 @@ def build(
     if arguments:
         given = ", ".join(arguments)
         raise UsageError(f"{name}: a built-in model takes no arguments, found {given}; its name says it all")
-    return family.make(match, classes, shape)
+    try:
+        return family.make(match, classes, shape)
+    except (MemoryError, RuntimeError) as error:  # torch's own word for a lack of memory is RuntimeError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{name}: it cannot be built for samples of shape {tuple(shape)}: {reason}") from error
 
 
 def source_digest(name: str) -> str | None:

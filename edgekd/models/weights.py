@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from edgekd.errors import ModelError, reading
+from edgekd.errors import ModelError, reading, user_code
 from edgekd.text import counted
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def dump_weights(module: nn.Module) -> bytes:
     Raises:
         ModelError: the weights hold NaN or infinity, or something that is no tensor.
     """
-    state = _tensors(module.state_dict(), "the model")
+    state = _state(module)
     _check_finite(state, "the model")
     # clone: safetensors refuses tensors that share memory, as tied weights do
     return safetensors.torch.save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
@@ -60,12 +60,19 @@ def load_weights(module: nn.Module, path: str | PathLike[str]) -> None:
             module; or they hold NaN or infinity.
     """
     path = Path(path)
-    expected = _tensors(module.state_dict(), "the model")
+    expected = _state(module)
     found = _without_prefix(_tensors(_unwrapped(_read(path)), str(path)), expected)
     _check_fits(found, expected, str(path))
     converted = {key: found[key].to(value.dtype) for key, value in expected.items()}
     _check_finite(converted, str(path))
-    module.load_state_dict(converted)
+    with user_code(f"{path}: the model's load_state_dict() failed"):
+        module.load_state_dict(converted)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    with user_code("the model's state_dict() failed"):
+        state = module.state_dict()
+    return _tensors(state, "the model")
 
 
 def _read(path: Path) -> object:

@@ -19,7 +19,7 @@ from edgekd.distillation.training import (
     learning_rate,
     train_network,
 )
-from edgekd.errors import DataError, ModelError
+from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.models import build, dump_weights
 from edgekd.recipe import DistillSettings, TrainingSettings
 
@@ -176,16 +176,101 @@ def test_samples_and_labels_are_needed() -> None:
 
 
 def test_a_diverging_training_stops_with_a_message() -> None:
-    settings = TrainingSettings(epochs=3, batch_size=16, learning_rate=1e18)
+    settings = TrainingSettings(epochs=3, batch_size=16, learning_rate=1000)
+    unbounded = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3))
     with pytest.raises(ModelError, match=r"training diverged: .*lower learning_rate"):
         train_network(
-            network(), TRAIN, VALIDATION, cross_entropy(), settings=settings, augmentation=Augmentation(), seed=0
+            unbounded, TRAIN, VALIDATION, cross_entropy(), settings=settings, augmentation=Augmentation(), seed=0
         )
 
 
 def test_a_network_that_does_not_fit_its_data_is_named() -> None:
     with pytest.raises(ModelError, match=r"cannot take inputs of shape \(16, 1, 8, 8\)"):
         train(nn.Linear(3, 3))
+
+
+class Faulty(nn.Module):
+    """A good network but for one thing."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+        self.fault = fault
+
+    def forward(self, x: torch.Tensor) -> object:
+        logits = self.fc(x.flatten(1))
+        if self.fault == "training" and self.training:
+            raise KeyError("no such mode")
+        if self.fault == "batch" and len(x) == 16:
+            raise ZeroDivisionError
+        answers = {
+            "detached": logits.detach(),
+            "tuple": (logits, x),
+            "three axes": logits[:, None],
+            "one for all": logits[:1],
+            "integers": logits.argmax(1, keepdim=True),
+        }
+        return answers.get(self.fault, logits)
+
+    def load_state_dict(self, *arguments: object, **values: object) -> object:  # type: ignore[override]
+        if self.fault == "loading":
+            raise ValueError("mine is another format")
+        return super().load_state_dict(*arguments, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("training", r"cannot take inputs of shape \(16, 1, 8, 8\): KeyError: 'no such mode'"),
+        ("batch", r"cannot take inputs of shape \(16, 1, 8, 8\): ZeroDivisionError$"),
+        ("detached", "logits carry no gradient"),
+        ("tuple", "one tensor of logits .*, found tuple"),
+        ("three axes", r"shape \(16, classes\) for 16 samples, found float32 of shape \(16, 1, 3\)"),
+        ("one for all", r"found float32 of shape \(1, 3\)"),
+        ("integers", "found int64"),
+        ("loading", r"load_state_dict\(\) failed: ValueError: mine is another format"),
+    ],
+)
+def test_a_network_whose_own_code_fails_is_a_model_error(fault: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        train(Faulty(fault), epochs=1)
+
+
+def test_a_teacher_whose_code_fails_is_named() -> None:
+    with pytest.raises(ModelError, match=r"the teacher must return one tensor of logits .* found tuple"):
+        distill(network(), Faulty("tuple"), TRAIN, VALIDATION, settings=SETTINGS)
+
+
+def test_labels_that_are_no_class_of_the_network() -> None:
+    high = {**TRAIN, "labels": TRAIN["labels"] + 1}
+    with pytest.raises(DataError, match=r"labels reach 3, but the network tells 3 classes apart \(0 to 2\)"):
+        distill(network(), network(), high, VALIDATION, settings=SETTINGS)
+    with pytest.raises(DataError, match="reach 3"):
+        distill(network(), network(), TRAIN, {**VALIDATION, "labels": VALIDATION["labels"] + 1}, settings=SETTINGS)
+    with pytest.raises(DataError, match="-1"):
+        distill(network(), network(), {**TRAIN, "labels": TRAIN["labels"] - 1}, VALIDATION, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
+def test_a_seed_out_of_range(seed: int) -> None:
+    with pytest.raises(UsageError, match="seed must be a whole number from 0 to 4294967295"):
+        distill(network(), network(), TRAIN, VALIDATION, settings=SETTINGS, seed=seed)
+
+
+def test_float64_and_lists_train_as_float32_does() -> None:
+    expected = train(network(), epochs=1).history
+    for cast in (lambda array: array.astype(np.float64), lambda array: array.tolist()):
+        same = {"input": cast(TRAIN["input"]), "labels": TRAIN["labels"].tolist()}
+        found = train_network(
+            network(),
+            same,
+            VALIDATION,
+            cross_entropy(),
+            settings=TrainingSettings(epochs=1, batch_size=16, learning_rate=0.05),
+            augmentation=Augmentation(crop_padding=1),
+            seed=3,
+        )
+        assert found.history == expected
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -88,3 +88,12 @@ def test_missing_package_names_the_extra(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'edgekd[train]'" in done.stdout
     assert repr(module) in done.stdout
+
+
+def test_a_lack_of_memory_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> nn.Module:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe #0")
+
+    monkeypatch.setattr("edgekd.models.registry.mlp", fail)
+    with pytest.raises(ModelError, match=r"mlp-8: it cannot be built for samples of shape \(4,\): .*allocate memory$"):
+        build("mlp-8", classes=3, shape=(4,))
