@@ -223,7 +223,10 @@ def find(path: Path, origin: Origin) -> Artifact | None:
     """Return the artifact at `path` if it is whole and made from just this origin, else None."""
     try:
         card = json.loads(card_path(path).read_bytes())
-        if card["schema"] != SCHEMA or card["key"] != origin.key or card["sha256"] != sha256_file(path):
+        seal = card.pop("seal")
+        if card["schema"] != SCHEMA or card["key"] != origin.key or seal != _seal(card):
+            return None
+        if card["sha256"] != sha256_file(path):
             return None
         return Artifact(
             path=path,
@@ -232,7 +235,7 @@ def find(path: Path, origin: Origin) -> Artifact | None:
             metrics=card["metrics"],
             extra=card["extra"],
         )
-    except (OSError, ValueError, KeyError, TypeError, UsageError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return None  # absent, damaged or of another version: it is made again
 
 
@@ -273,8 +276,14 @@ def store(
         "metrics": artifact.metrics,
         "extra": artifact.extra,
     }
-    write_files({path: data, card_path(path): indented_json(card)})
+    write_files({path: data, card_path(path): indented_json({**card, "seal": _seal(card)})})
     return artifact
+
+
+def _seal(card: Mapping[str, Any]) -> str:
+    """Return the sha256 over the rest of a card: one that was damaged or edited counts as not made."""
+    as_read = json.loads(canonical_json(card))  # keys that are no text come back as text
+    return hashlib.sha256(canonical_json(as_read)).hexdigest()
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from edgekd.artifact import (
     store,
     write_json,
 )
-from edgekd.errors import MissingExtraError, require_extra
+from edgekd.errors import DataError, MissingExtraError, ModelError
+from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
 from edgekd.run_report import RunReport, report_content
@@ -94,12 +95,13 @@ class _Pipeline:
     def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
         from edgekd.data.splits import open_splits
 
-        require_extra("train", "torch")
+        check_names(recipe)
         self.recipe = recipe
         self.folder = folder
         self.progress = progress
         self.splits = open_splits(recipe.data, recipe.seed)
         self.contract = self.splits.contract
+        check_models(recipe, self.contract, progress)
         self.splits_artifact = self._share_out()
 
     def run(self) -> RunReport:
@@ -172,7 +174,6 @@ class _Pipeline:
 
     def _given_teacher(self, checkpoint: Path) -> Artifact:
         from edgekd.artifact import sha256_file
-        from edgekd.errors import ModelError
         from edgekd.models import count_parameters, dump_weights, load_weights
 
         origin = Origin(
@@ -239,7 +240,8 @@ class _Pipeline:
                 progress=self.progress,
             )
 
-        effective = {key: value for key, value in settings.effective().items() if key != "control"}
+        untouched = {"control", "label_smoothing"}  # neither has a say in what a taught student learns
+        effective = {key: value for key, value in settings.effective().items() if key not in untouched}
         parents = {teacher.path.name: teacher.sha256}
         return self._trained("student", self.recipe.student, effective, parents, make, settings.checkpoint_s)
 
@@ -264,7 +266,10 @@ class _Pipeline:
         checkpoint = self.folder / "checkpoints" / f"{role}.pt"
 
         def train() -> tuple[bytes, dict[str, Any]]:
-            trained = make(Checkpoints(path=checkpoint, key=origin.key, every_s=every_s))
+            try:
+                trained = make(Checkpoints(path=checkpoint, key=origin.key, every_s=every_s))
+            except ModelError as error:
+                raise ModelError(f"{role} ({model.model}): {error}") from error
             return dump_weights(trained.module), {
                 "parameters": count_parameters(trained.module),
                 **trained.metrics(),
@@ -295,14 +300,17 @@ class _Pipeline:
 
             self.progress.note(f"export: {role}")
             real = self.splits.calibration.batch(range(min(PARITY_SAMPLES, len(self.splits.calibration))))
-            exported = export(
-                self.load(model, weights),
-                None,
-                contract=self.contract,
-                inputs=real[self.contract.input],
-                opset=self.recipe.export.opset,
-                metadata={"edgekd.recipe": digest},
-            )
+            try:
+                exported = export(
+                    self.load(model, weights),
+                    None,
+                    contract=self.contract,
+                    inputs=real[self.contract.input],
+                    opset=self.recipe.export.opset,
+                    metadata={"edgekd.recipe": digest},
+                )
+            except ModelError as error:
+                raise ModelError(f"{role} ({model.model}): {error}") from error
             return exported.content, exported.metrics()
 
         return self.stage(f"{role}.onnx", origin, make)
@@ -344,10 +352,12 @@ class _Pipeline:
         return self.stage("student.int8.onnx", origin, make)
 
     def evaluate(self, roles: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
-        """Return the figures of each file on the test split, by role."""
+        """Return the figures of each file on the test split, by role. INT8 kernels differ between machines."""
+        from edgekd.drivers.host import read_facts
+
         origin = Origin(
             stage="evaluate",
-            settings={"roles": list(roles)},
+            settings={"roles": list(roles), "machine": read_facts().target},
             parents={a.path.name: a.sha256 for a in (*roles.values(), self.splits_artifact)} | self.data_parents,
             libraries=RUNTIME_LIBRARIES,
         )
@@ -384,16 +394,15 @@ class _Pipeline:
         settings = self.recipe.bench
         origin = Origin(
             stage="bench",
-            settings=settings.effective(),
+            settings={**settings.effective(), **_machine(settings.device)},
             parents={artifact.path.name: artifact.sha256 for artifact in roles.values()},
             libraries=("numpy", "onnxruntime"),
         )
         path = self.folder / "bench.json"
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            earlier: dict[str, Any] = json.loads(path.read_bytes())
-            if earlier["origin"] == origin.key:
-                self.progress.note("bench: bench.json is unchanged, reused")
-                return earlier
+        earlier = _earlier_bench(path, origin.key)
+        if earlier is not None:
+            self.progress.note("bench: bench.json is unchanged, reused")
+            return earlier
         result = bench(
             [artifact.path for artifact in roles.values()],
             device=settings.device,
@@ -402,7 +411,8 @@ class _Pipeline:
             repeats=settings.repeats,
             progress=self.progress,
         )
-        content = {**result.to_json(), "origin": origin.key}
+        found = result.to_json()
+        content = {**found, "origin": _bench_seal(found, origin.key)}
         write_json(path, content)
         return content
 
@@ -419,6 +429,7 @@ class _Pipeline:
                 classes=len(self.contract.labels),
                 shape=self.contract.shape,
                 arguments=model.arguments,
+                folder=self.recipe.folder,
             )
 
     def load(self, model: ModelSettings, weights: Artifact) -> nn.Module:
@@ -432,7 +443,7 @@ class _Pipeline:
     def _architecture(self, model: ModelSettings) -> dict[str, Any]:
         from edgekd.models import source_digest
 
-        digest = source_digest(model.model)
+        digest = source_digest(model.model, self.recipe.folder)
         own = {} if digest is None else {"source": digest}
         return {"model": model.model, "arguments": dict(model.arguments), **own}
 
@@ -446,3 +457,33 @@ class _Pipeline:
         sections = {**self.recipe.effective_sections(), **effective}
         deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
         return hashlib.sha256(canonical_json(deciding)).hexdigest()
+
+
+def _machine(device: str) -> dict[str, str]:
+    """Return what a latency depends on besides files and settings: the device's CPU."""
+    from edgekd.devices import load_profile
+    from edgekd.drivers import open_driver
+
+    profile = load_profile(device)
+    with open_driver(profile) as driver:
+        facts = driver.probe()
+    return {"target": facts.target if profile.target == "auto" else profile.target, "cpu_model": facts.cpu_model}
+
+
+def _earlier_bench(path: Path, key: str) -> dict[str, Any] | None:
+    """Return an earlier `bench.json` if it is whole, of that key, and nothing disturbed it."""
+    from edgekd.benchmarking.results import read_result
+
+    try:
+        if read_result(path).conditions.verdict != "valid":
+            return None
+        earlier: dict[str, Any] = json.loads(path.read_bytes())
+    except (DataError, OSError, ValueError):
+        return None
+    seal = earlier.pop("origin", None)
+    return {**earlier, "origin": seal} if seal == _bench_seal(earlier, key) else None
+
+
+def _bench_seal(content: Mapping[str, Any], key: str) -> str:
+    """Return what ties a benchmark's figures to its origin."""
+    return hashlib.sha256(key.encode() + canonical_json(content)).hexdigest()

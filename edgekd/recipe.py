@@ -146,7 +146,8 @@ class ModelSettings(Settings):
     """An architecture."""
 
     model: str = Field(min_length=1)
-    """A known name such as `resnet20`, or a factory of your own: `package.module:function`."""
+    """A known name such as `resnet20`, or a factory of your own: `package.module:function`, looked for in the
+    recipe's folder, the current one and what is installed."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of your own factory."""
 

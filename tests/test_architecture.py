@@ -39,10 +39,12 @@ ALLOWED = {
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
+    "preflight": LEAVES | {"data", "models", "devices"},
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
     "pipeline": LEAVES
     | {
+        "preflight",
         "reporting",
         "data",
         "models",
@@ -51,6 +53,8 @@ ALLOWED = {
         "distillation",
         "onnx_export",
         "quantization",
+        "devices",
+        "drivers",
         "benchmarking",
         "run_report",
     },

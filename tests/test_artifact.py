@@ -66,6 +66,24 @@ def test_whatever_changed_is_not_reused(tmp_path: Path, change: str) -> None:
     assert find(path, origin) is None
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"extra": []}, {"metrics": {}}, {"metrics": {"x": 2}}, {"stage": "import"}, {"seal": None}, {"more": 1}],
+    ids=str,
+)
+def test_a_card_that_was_damaged_or_edited_counts_as_not_made(tmp_path: Path, damage: dict[str, object]) -> None:
+    path = tmp_path / "m"
+    stored = store(path, b"abc", ORIGIN, metrics={"x": 1, "by class": {2: 0.5, 10: 0.25}})
+    assert find(path, ORIGIN) is not None
+    card = json.loads(card_path(path).read_bytes())
+    card_path(path).write_text(json.dumps({**card, **damage}))
+    assert find(path, ORIGIN) is None
+    card_path(path).write_text(json.dumps([card]))
+    assert find(path, ORIGIN) is None
+    store(path, b"abc", ORIGIN, metrics=stored.metrics)
+    assert find(path, ORIGIN) is not None
+
+
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,11 +31,16 @@ def schema() -> None:
 @click.argument("recipe", type=options.FILE)
 @options.overrides
 def check(recipe: Path, overrides: tuple[str, ...]) -> None:
-    """Say whether a recipe is sound; nothing is run."""
+    """Say whether a recipe is sound: its settings, and that models, target, device and packages are there.
+
+    Nothing is trained.
+    """
     from edgekd.cli import ui
+    from edgekd.preflight import check_recipe
     from edgekd.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides)
+    check_recipe(settings, ui.progress())
     ui.say(f"{recipe}: good; {settings.teacher.model} -> {settings.student.model} on {settings.data.source}")
 
 

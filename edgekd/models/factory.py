@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from edgekd.artifact import sha256_file
-from edgekd.errors import EdgekdError, ModelError, UsageError
+from edgekd.errors import ModelError, UsageError, user_code
+from edgekd.models import sources
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 FORM = "package.module:factory, your own: a function or class that returns a torch.nn.Module"
-
-# The spec tells one import of a module from the next: reloading gives it a new one.
-_digests: dict[str, tuple[ModuleSpec, str]] = {}
 
 
 def is_factory(name: str) -> bool:
@@ -32,18 +28,26 @@ def is_factory(name: str) -> bool:
     return ":" in name
 
 
-def build(name: str, *, classes: int, shape: tuple[int, ...], arguments: Mapping[str, object]) -> nn.Module:
+def build(
+    name: str,
+    *,
+    classes: int,
+    shape: tuple[int, ...],
+    arguments: Mapping[str, object],
+    folder: Path | None = None,
+) -> nn.Module:
     """Import a user's factory, call it and see that its model takes (N, *shape) and gives (N, classes).
 
     Raises:
         UsageError: no such module or factory, or arguments that it does not take.
         ModelError: importing or calling it failed, or its model does not fit.
     """
-    with _working_directory_importable():
+    with _own_folders_importable(folder) as folders:
         factory = _factory(name)
         _check_arguments(name, factory, arguments)
-        with _failures(name, "calling it failed"):
+        with user_code(f"{name}: calling it failed"):
             model = factory(**arguments)
+        sources.digest(sys.modules[name.partition(":")[0]], folders)  # notes what calling it has imported
     if not isinstance(model, nn.Module):
         found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"{name}: a factory must return a torch.nn.Module, found {found}")
@@ -51,44 +55,38 @@ def build(name: str, *, classes: int, shape: tuple[int, ...], arguments: Mapping
     return model
 
 
-def source_digest(name: str) -> str:
-    """Return the hex sha256 of the source file of a factory's module, as it was when imported.
+def source_digest(name: str, folder: Path | None = None) -> str:
+    """Return the hex sha256 over the source files behind a factory, as they were when imported.
+
+    Those are the factory's module and what it imports, at the top or within functions, from its own top-level
+    package, the folder beside it, `folder` or the current one. What is loaded by a computed name is not seen.
 
     Raises:
         UsageError: no such module, or one without a file.
         ModelError: importing it failed.
     """
-    with _working_directory_importable():
-        return _digest(name, _import(name))
+    with _own_folders_importable(folder) as folders:
+        return sources.digest(_import(name), folders)
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
+def _own_folders_importable(folder: Path | None) -> Iterator[list[Path]]:
+    """Put the recipe's folder and the current one at the head of the path, and give them."""
+    folders = [*([folder] if folder is not None else []), Path.cwd()]
     before = sys.path.copy()
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path[:0] = map(str, folders)
     importlib.invalidate_caches()  # the file may be seconds old
     try:
-        yield
+        yield folders
     finally:
         sys.path[:] = before
-
-
-@contextmanager
-def _failures(name: str, what: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into one `ModelError`; `--debug` shows the rest."""
-    try:
-        yield
-    except EdgekdError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{name}: {what}: {type(error).__name__}: {error}") from error
 
 
 def _import(name: str) -> ModuleType:
     module_name, _, factory_name = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
         raise UsageError(f"{name!r} is no name of a model; it must read package.module:factory")
-    with _failures(name, "importing it failed"):
+    with user_code(f"{name}: importing it failed"):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -96,21 +94,13 @@ def _import(name: str) -> ModuleType:
                 raise  # found, but something it needs is not
             advice = "; name the module as in an import, without .py" if module_name.endswith(".py") else ""
             raise UsageError(
-                f"{name}: there is no module {error.name!r}, neither in {Path.cwd()} nor installed{advice}"
+                f"{name}: there is no module {error.name!r}, neither in {Path.cwd()}, nor beside the recipe, nor "
+                f"installed{advice}"
             ) from error
-    _digest(name, module)
-    return module
-
-
-def _digest(name: str, module: ModuleType) -> str:
     spec = module.__spec__
     if spec is None or not spec.has_location or spec.origin is None:
         raise UsageError(f"{name}: the module {module.__name__!r} has no file, so nobody can tell when it changes")
-    known = _digests.get(module.__name__)
-    if known is None or known[0] is not spec:
-        known = spec, sha256_file(Path(spec.origin))
-        _digests[module.__name__] = known
-    return known[1]
+    return module
 
 
 def _factory(name: str) -> Callable[..., object]:
@@ -146,7 +136,7 @@ def _check_fits(name: str, model: nn.Module, classes: int, shape: tuple[int, ...
     model.eval()
     try:
         with (
-            _failures(name, f"it does not take float32 of shape (N, {', '.join(map(str, shape))})"),
+            user_code(f"{name}: it does not take float32 of shape (N, {', '.join(map(str, shape))})"),
             torch.no_grad(),
         ):
             logits = model(torch.zeros(2, *shape))

@@ -16,6 +16,7 @@ from edgekd.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import nn
 
@@ -91,16 +92,22 @@ NAMES = tuple(name for family in _FAMILIES for name in family.names)
 
 
 def build(
-    name: str, *, classes: int, shape: tuple[int, ...], arguments: Mapping[str, object] | None = None
+    name: str,
+    *,
+    classes: int,
+    shape: tuple[int, ...],
+    arguments: Mapping[str, object] | None = None,
+    folder: Path | None = None,
 ) -> nn.Module:
     """Return a new model of that name, with weights drawn from torch's global generator (seed it first).
 
     Args:
         name: A built-in name such as those in `NAMES`, or `"package.module:factory"` for a user's own model. That
-            module may lie in the current working directory.
+            module may lie in `folder` or in the current working directory.
         classes: Number of logits, at least 2.
         shape: Shape of one sample as the model takes it: (channels, height, width) for image nets.
         arguments: What a user's factory is called with, by keyword; built-in names take none.
+        folder: The recipe's, where a user's module is looked for first.
 
     Returns:
         A module that takes float32 of shape (N, *shape) and gives logits of shape (N, classes). A user's own is
@@ -115,7 +122,7 @@ def build(
     if not shape or min(shape) < 1:
         raise ModelError(f"{name}: every extent of a sample must be positive, found shape {tuple(shape)}")
     if factory.is_factory(name):
-        return factory.build(name, classes=classes, shape=shape, arguments=arguments or {})
+        return factory.build(name, classes=classes, shape=shape, arguments=arguments or {}, folder=folder)
     family, match = _find(name)
     if arguments:
         given = ", ".join(arguments)
@@ -127,19 +134,19 @@ def build(
         raise ModelError(f"{name}: it cannot be built for samples of shape {tuple(shape)}: {reason}") from error
 
 
-def source_digest(name: str) -> str | None:
+def source_digest(name: str, folder: Path | None = None) -> str | None:
     """Return what changes when the code behind a name does.
 
     Returns:
-        For `"package.module:factory"` the hex sha256 of that module's source file as it was imported; files that
-        it imports in turn are not looked at. None for a built-in name, whose code edgekd's version stands for.
+        For `"package.module:factory"` the hex sha256 over that module's source files (`factory.source_digest`). None
+        for a built-in name, whose code edgekd's version stands for.
 
     Raises:
         UsageError: no such name or module.
         ModelError: importing the module failed.
     """
     if factory.is_factory(name):
-        return factory.source_digest(name)
+        return factory.source_digest(name, folder)
     _find(name)
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from typing import TYPE_CHECKING
@@ -47,16 +46,20 @@ NUMBER = 3
 """
 
 
+def forget(folder: Path) -> None:
+    """Let what was imported from a folder be imported anew."""
+    for name, module in list(sys.modules.items()):
+        if str(folder) in str(getattr(module, "__file__", None) or ""):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second must be seen
     (tmp_path / "nets_of_mine.py").write_text(NET)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
-            del sys.modules[name]
+    forget(tmp_path)
 
 
 def test_builds_from_the_working_directory_and_restores_the_path(folder: Path) -> None:
@@ -91,7 +94,7 @@ def test_builds_from_a_package(folder: Path) -> None:
         ("nets_of_mine:", {}, "must read package.module:factory"),
         ("./nets_of_mine.py:Net", {}, "must read package.module:factory"),
         ("nets_of_mine.py:Net", {}, "without .py"),
-        ("nets_of_yours:Net", {}, "no module 'nets_of_yours', neither in .* nor installed$"),
+        ("nets_of_yours:Net", {}, "no module 'nets_of_yours', neither in .*, nor beside the recipe, nor installed$"),
         ("nets_of_mine:Nett", {}, "nets_of_mine has no 'Nett' .perhaps you meant 'Net'"),
         ("nets_of_mine:NUMBER", {}, "a factory is a function or a class, found int"),
         ("nets_of_mine:Net", {}, "missing a required argument: 'inputs'; it takes .inputs, classes=3."),
@@ -147,8 +150,7 @@ def test_a_module_that_cannot_be_imported_is_a_model_error(folder: Path, source:
 
 def test_source_digest_is_that_of_the_code_in_use(folder: Path) -> None:
     file = folder / "nets_of_mine.py"
-    first = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert source_digest("nets_of_mine:Net") == first
+    first = source_digest("nets_of_mine:Net")
     file.write_text(NET + "# edited\n")
     assert source_digest("nets_of_mine:Net") == first, "the old code is still the one that runs"
     sys.path.insert(0, str(folder))
@@ -156,7 +158,53 @@ def test_source_digest_is_that_of_the_code_in_use(folder: Path) -> None:
         importlib.reload(sys.modules["nets_of_mine"])
     finally:
         sys.path.remove(str(folder))
-    assert source_digest("nets_of_mine:Net") == hashlib.sha256(file.read_bytes()).hexdigest() != first
+    assert source_digest("nets_of_mine:Net") != first
+
+
+def fresh_digest(folder: Path, name: str) -> str | None:
+    """Return a digest as another run finds it, with nothing of `folder` imported so far."""
+    forget(folder)
+    return source_digest(name)
+
+
+def test_source_digest_counts_every_own_file_that_is_imported(folder: Path) -> None:
+    files = {
+        "kit/__init__.py": "",
+        "kit/nets/__init__.py": "from .blocks import block\n",
+        "kit/nets/net.py": "from . import blocks\nfrom ..tools import tool\nimport beside\ndef make():\n    import late\n",
+        "kit/nets/blocks.py": "def block(): pass\n",
+        "kit/tools/__init__.py": "",
+        "kit/tools/tool.py": "import deep.down\n",
+        "deep/down.py": "import torch\n",
+        "beside.py": "",
+        "late.py": "import kit.nets.net\n",
+        "unrelated.py": "",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    first = fresh_digest(folder, "kit.nets.net:make")
+    assert fresh_digest(folder, "kit.nets.net:make") == first
+    changed = {}
+    for name, text in files.items():
+        (folder / name).write_text(text + "# edited\n")
+        changed[name] = fresh_digest(folder, "kit.nets.net:make") != first
+        (folder / name).write_text(text)
+    assert changed == {name: name != "unrelated.py" for name in files}
+
+
+def test_a_factory_is_found_in_the_recipes_folder(folder: Path) -> None:
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "net_beside_the_recipe.py").write_text(NET)
+    model = build(
+        "net_beside_the_recipe:Net",
+        classes=3,
+        shape=(4,),
+        arguments={"inputs": 4},
+        folder=folder / "recipes",
+    )
+    assert model(torch.zeros(2, 4)).shape == (2, 3)
+    assert source_digest("net_beside_the_recipe:Net", folder / "recipes")
 
 
 def test_source_digest_of_nothing_is_a_usage_error(folder: Path) -> None:

@@ -95,5 +95,7 @@ def test_a_lack_of_memory_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe #0")
 
     monkeypatch.setattr("edgekd.models.registry.mlp", fail)
-    with pytest.raises(ModelError, match=r"mlp-8: it cannot be built for samples of shape \(4,\): .*allocate memory$"):
+    with pytest.raises(
+        ModelError, match=r"mlp-8: it cannot be built for samples of shape \(4,\): .*allocate memory$"
+    ):
         build("mlp-8", classes=3, shape=(4,))
