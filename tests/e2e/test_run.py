@@ -46,13 +46,13 @@ def test_a_run_leaves_what_it_promises_and_is_reused(
 
     before = digests(folder)
     second = edgekd("run", recipe)
-    assert second.stderr.count("is unchanged, reused") == 10
+    assert reused(second.stderr) == 9
     assert "train the teacher" not in second.stderr
     assert digests(folder) == before
 
     changed = edgekd("run", recipe, "--set", "quantize.samples=32")
     assert "quantize: student.int8.onnx is unchanged" not in changed.stderr
-    assert changed.stderr.count("is unchanged, reused") == 7
+    assert reused(changed.stderr) == 7
     after = digests(folder)
     assert {name for name in before if before[name] != after[name]} == {
         "student.int8.onnx",
@@ -60,6 +60,11 @@ def test_a_run_leaves_what_it_promises_and_is_reused(
         "evaluation.json",
         "evaluation.json.card.json",
     }
+
+
+def reused(log: str) -> int:
+    """Count the stages that were not run again, without bench: a measurement that was disturbed is repeated."""
+    return log.count("is unchanged, reused") - log.count("bench.json is unchanged")
 
 
 def check_report(report: dict[str, Any], folder: Path) -> None:
@@ -153,10 +158,11 @@ def test_a_teacher_from_the_recipe_and_a_students_own_code(
 ) -> None:
     edgekd("distill", recipe, "-o", "first", "--set", "distill.control=false")
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
+        "from torch import nn\nfrom own_parts import activation\n"
         "def small(width):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), activation(), nn.Linear(width, 10))\n"
     )
+    (tmp_path / "own_parts.py").write_text("from torch.nn import ReLU as activation\n")
     settings = [
         "teacher.checkpoint=first/teacher.safetensors",
         "student.model=mine:small",
@@ -173,10 +179,9 @@ def test_a_teacher_from_the_recipe_and_a_students_own_code(
     first, second = (tmp_path / name / "teacher.safetensors" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
 
-    source = (tmp_path / "mine.py").read_text()
-    (tmp_path / "mine.py").write_text(source.replace("nn.ReLU()", "nn.Tanh()"))
+    (tmp_path / "own_parts.py").write_text("from torch.nn import Tanh as activation\n")
     again = edgekd("run", recipe, "-o", "second", *overrides)
-    assert "distil the student ..." in again.stderr  # its code changed
+    assert "distil the student ..." in again.stderr  # the code it is made of changed
     assert "teacher: teacher.safetensors is unchanged, reused" in again.stderr
 
 
