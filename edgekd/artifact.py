@@ -219,6 +219,16 @@ def card_path(path: Path) -> Path:
     return path.parent / f"{path.name}.card.json"
 
 
+def card_model(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return the model and its arguments that a card of weights names; None and nothing if there is no such card."""
+    try:
+        settings = json.loads(path.read_bytes())["settings"]
+        model, arguments = settings["model"], settings.get("arguments", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, {}
+    return (model, arguments) if isinstance(model, str) and isinstance(arguments, dict) else (None, {})
+
+
 def find(path: Path, origin: Origin) -> Artifact | None:
     """Return the artifact at `path` if it is whole and made from just this origin, else None."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd.artifact import rounded, write_bytes
-from edgekd.errors import ModelError, UsageError, require_extra
+from edgekd.errors import DataError, ModelError, UsageError, require_extra, user_code
 from edgekd.graph.metadata import cap_ir_version, write_metadata
 from edgekd.graph.opset import lower_opset
 from edgekd.graph.pooling import mean_to_pooling
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import onnx
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from edgekd.data import Contract
 
 OPSETS = range(17, 21)
 NATIVE_OPSET = 18  # the lowest that torch writes by itself
+PREFIX = "edgekd."  # of what a file says about itself
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RELATIVE_TOLERANCE = 1e-3  # of the largest output; float32 rounding in another order stays below 1e-5
 
 
@@ -92,7 +95,7 @@ def export(
     output: str | Path | None,
     *,
     contract: Contract,
-    inputs: NDArray[np.float32] | None = None,
+    inputs: ArrayLike | None = None,
     opset: int = 18,
     metadata: Mapping[str, str] | None = None,
 ) -> Exported:
@@ -102,23 +105,27 @@ def export(
         module: Takes one float32 tensor (N, *contract.shape) and gives logits (N, classes).
         output: The file to write; None to write none.
         contract: What goes in. It is written into the file.
-        inputs: Real inputs (N, *contract.shape), N >= 2, for the comparison; by default 8 of seeded noise.
+        inputs: Real inputs (N, *contract.shape), N >= 2, for the comparison, taken as float32; by default 8 of
+            seeded noise.
         opset: ONNX opset, 17 to 20.
         metadata: Further entries for the file; keys start with `edgekd.`.
 
     Raises:
-        ModelError: torch cannot export the module, or the file does not answer as the module does.
-        UsageError: the opset is out of range.
+        DataError: the inputs are fewer than two or do not fit the contract.
+        ModelError: the module fails, gives no logits or not one for each label of the contract; torch cannot export
+            it; or the file does not answer as the module does.
+        UsageError: the opset is out of range, or a metadata key does not start with `edgekd.`.
         OutputError: the file cannot be written; an earlier one stays.
     """
     if opset not in OPSETS:
         raise UsageError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    if inputs is None:
-        inputs = np.random.default_rng(0).standard_normal((8, *contract.shape), dtype=np.float32)
-    was_training = module.training
-    module.eval()
-    try:
-        model = _trace(module, torch.from_numpy(inputs[:2]), contract, opset)
+    for key in metadata or {}:
+        if not key.startswith(PREFIX):
+            raise UsageError(f"a metadata key starts with {PREFIX!r}, found {key!r}")
+    real = _checked_inputs(inputs, contract)
+    with _eval_mode(module):
+        _answer(module, real[:2], contract)
+        model = _trace(module, torch.from_numpy(real[:2]), contract, opset)
         if mean_to_pooling(model):
             drop_unused_initializers(model)
         model = lower_opset(model, opset)
@@ -128,9 +135,7 @@ def export(
         entries = {"edgekd.contract": json.dumps(contract.to_json(), sort_keys=True), **(metadata or {})}
         write_metadata(model, entries)
         content = model.SerializeToString(deterministic=True)
-        parity = check_parity(module, content, inputs, contract)
-    finally:
-        module.train(was_training)
+        parity = check_parity(module, content, real, contract)
     if output is not None:
         write_bytes(Path(output), content)
     return Exported(content=content, opset=opset, flushed_subnormals=flushed, parity=parity)
@@ -176,8 +181,7 @@ def check_parity(module: torch.nn.Module, content: bytes, inputs: NDArray[np.flo
     Raises:
         ModelError: an output holds NaN or infinity, or they differ by more than `RELATIVE_TOLERANCE`.
     """
-    with torch.no_grad():
-        expected = module(torch.from_numpy(inputs)).numpy()
+    expected = _answer(module, inputs, contract)
     found = open_model(content, name="the exported model").run({contract.input: inputs}, [contract.output])[0]
     for name, values in (("torch's", expected), ("the exported model's", found)):
         if not np.isfinite(values).all():
@@ -201,6 +205,36 @@ def check_parity(module: torch.nn.Module, content: bytes, inputs: NDArray[np.flo
     )
 
 
+def _checked_inputs(inputs: ArrayLike | None, contract: Contract) -> NDArray[np.float32]:
+    if inputs is None:
+        return np.random.default_rng(0).standard_normal((8, *contract.shape), dtype=np.float32)
+    try:
+        real = np.ascontiguousarray(inputs, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"export: the inputs are no array of numbers: {error}") from error
+    if real.shape[1:] != contract.shape or len(real) < 2:
+        raise DataError(
+            f"export: the inputs must have shape (N, {', '.join(map(str, contract.shape))}) with N >= 2, as the "
+            f"batch axis stays free, found {real.shape}"
+        )
+    return real
+
+
+def _answer(module: torch.nn.Module, inputs: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """Return a module's logits, and see that there is one for each label."""
+    with torch.no_grad(), user_code(f"export: the module cannot take inputs of shape {inputs.shape}"):
+        logits = module(torch.from_numpy(inputs))
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(f"export: the module must return one tensor of logits, found {type(logits).__name__}")
+    if len(contract.labels) not in (0, logits.shape[-1] if logits.ndim else 0):
+        raise ModelError(
+            f"export: the contract names {len(contract.labels)} labels, the module's logits have shape "
+            f"{tuple(logits.shape)}; there must be one for each label"
+        )
+    answer: NDArray[np.float32] = logits.numpy()
+    return answer
+
+
 def _trace(module: torch.nn.Module, example: torch.Tensor, contract: Contract, opset: int) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
@@ -216,11 +250,32 @@ def _trace(module: torch.nn.Module, example: torch.Tensor, contract: Contract, o
                 external_data=False,
                 verbose=False,
             )
-        except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError(f"export: torch cannot export this module: {reason}") from error
+        except Exception as error:  # torch runs the module's own code
+            raise ModelError(f"export: torch cannot export this module: {_reason(error)}") from error
     assert program is not None
     return program.model_proto
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what the exporter failed on, without the colours of a terminal."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = (line.strip() for line in _ANSI.sub("", str(error)).splitlines())
+    first = next((line for line in lines if line), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+@contextmanager
+def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Keep a module in eval mode, and give each of its layers its own mode back."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    with user_code("export: the module's eval() failed"):
+        module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 @contextmanager

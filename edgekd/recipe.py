@@ -361,15 +361,20 @@ def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:
                 raise RecipeError(f"{where}: {key} = {value!r}: {error}") from error
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"--set {override}: expected section.key=value, such as quantize.samples=64")
+def read_setting(text: str, option: str, example: str) -> tuple[str, Any]:
+    """Return key and value of `"key=value"`, value in TOML; what is no TOML value is taken as text."""
+    key, equals, written = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise RecipeError(f"{option} {text}: expected key=value, such as {example}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {written}")["value"]
     except (ValueError, RecursionError):
-        value = text.strip()
+        return key.strip(), written.strip()
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    dotted, value = read_setting(override, "--set", "quantize.samples=64")
+    keys = dotted.split(".")
     table = document
     for key in keys[:-1]:
         table = table.setdefault(key, {})

@@ -11,7 +11,7 @@ from torch import nn
 
 import edgekd
 from edgekd.data import Contract
-from edgekd.errors import ModelError, OutputError, UsageError
+from edgekd.errors import DataError, ModelError, OutputError, UsageError
 from edgekd.models import build
 from edgekd.onnx_export import check_parity, export, export_checkpoint
 from edgekd.runtime import open_model
@@ -105,8 +105,12 @@ def test_a_module_that_cannot_be_exported_is_an_error_of_one_message() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1)[:, :3] if float(x.sum()) > 0 else -x.flatten(1)[:, :3]
 
-    with pytest.raises(ModelError, match="torch cannot export this module"):
+    with pytest.raises(ModelError) as caught:
         export(Branching(), None, contract=CONTRACT)
+    message = str(caught.value)
+    assert message.startswith("export: torch cannot export this module: ")
+    assert "data-dependent" in message
+    assert message.isprintable()  # one line, no colours
 
 
 def test_an_unwritable_place_keeps_what_was_there(module: nn.Module, tmp_path: Path) -> None:
@@ -122,3 +126,62 @@ def test_a_checkpoint_is_exported_by_its_models_name(module: nn.Module, tmp_path
     (tmp_path / "w.safetensors").write_bytes(dump_weights(module))
     found = export_checkpoint(tmp_path / "w.safetensors", tmp_path / "m.onnx", model="resnet8x0.5", contract=CONTRACT)
     assert found.content == edgekd.export(module, None, contract=CONTRACT).content
+
+
+class Faulty(nn.Module):
+    """Gives 3 logits for images of 64 pixels, but for one fault."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+        self.fault = fault
+
+    def forward(self, x: torch.Tensor) -> object:
+        if self.fault == "raises":
+            raise KeyError("no such stage")
+        logits = self.fc(x.flatten(1))
+        return (logits, x) if self.fault == "tuple" else logits
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raises", r"^export: the module cannot take inputs of shape \(2, .*\): KeyError: 'no such stage'$"),
+        ("tuple", "one tensor of logits, found tuple"),
+    ],
+)
+def test_a_module_whose_own_code_fails_is_a_model_error(fault: str, message: str) -> None:
+    contract = Contract(layout="as-is", shape=(64,))
+    with pytest.raises(ModelError, match=message):
+        export(Faulty(fault), None, contract=contract)
+
+
+def test_there_is_a_logit_for_each_label() -> None:
+    contract = Contract(layout="as-is", shape=(64,), labels=("a", "b"))
+    with pytest.raises(ModelError, match=r"names 2 labels, the module's logits have shape \(2, 3\)"):
+        export(Faulty(), None, contract=contract)
+
+
+def test_every_layer_gets_its_own_mode_back() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+    module[1].eval()
+    export(module, None, contract=Contract(layout="as-is", shape=(64,)))
+    assert [layer.training for layer in module.modules()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("samples", [np.zeros((1, 64)), np.zeros((4, 63)), [["a"] * 64] * 2, [[1.0], [1.0, 2.0]]])
+def test_inputs_that_do_not_fit_are_a_data_error(samples: object) -> None:
+    with pytest.raises(DataError, match="export: the inputs"):
+        export(Faulty(), None, contract=Contract(layout="as-is", shape=(64,)), inputs=samples)  # type: ignore[arg-type]
+
+
+def test_lists_and_float64_are_taken_as_float32() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 64))
+    for samples in (values, values.tolist()):
+        found = export(Faulty(), None, contract=Contract(layout="as-is", shape=(64,)), inputs=samples)
+        assert found.parity.samples == 4
+
+
+def test_foreign_metadata_keys_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"starts with 'edgekd\.', found 'author'"):
+        export(Faulty(), None, contract=Contract(layout="as-is", shape=(64,)), metadata={"author": "me"})

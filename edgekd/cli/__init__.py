@@ -105,7 +105,9 @@ def _outcome(error: BaseException) -> tuple[int, str]:
         case SystemExit(code=int(code)):
             return code, ""
         case MemoryError():
-            return 5, f"edgekd: this machine's memory is not enough: {str(error) or 'no more can be had'}"
+            told = f": {error}" if str(error) else ""
+            advice = "smaller samples, fewer of them or a smaller batch_size need less"
+            return 5, f"edgekd: this machine's memory is not enough{told}; {advice}"
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return 2, f"edgekd: {where}{error.strerror or error} (--debug shows where)"

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from edgekd.cli import VERBS, main
+from edgekd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +155,11 @@ def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
         (["devices", "show", "phone"], 2, "unknown device 'phone'"),
         (["recipe", "init", "digit"], 2, "perhaps you meant 'digits'"),
         (["recipe", "check", "text.npz"], 2, "not a TOML file"),
+        (["recipe", "check", "good.toml", "--set", "bench.device=phone"], 2, "bench.device: unknown device 'phone'"),
+        (["recipe", "check", "good.toml", "--set", "quantize.target=x87"], 2, "quantize.target: unknown target"),
+        (["recipe", "check", "good.toml", "--set", "student.model=resnt8"], 2, "student.model: no model is named"),
+        (["export", "text.npz", "-o", "m.onnx"], 2, "no card that names its model; give one with --model"),
+        (["export", "text.npz", "--model", "m:f", "--argument", "x", "-o", "m.onnx"], 2, "expected key=value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -169,6 +175,9 @@ def test_bad_input_gets_one_message_and_its_exit_code(
 ) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "good.toml").write_text(
+        'name = "d"\ndata.source = "digits"\nteacher.model = "mlp-8"\nstudent.model = "mlp-4"\n'
+    )
     np.savez(tmp_path / "other.npz", inptu=images)
     np.savez(tmp_path / "wide.npz", input=images[:, :, :4])
     np.savez(tmp_path / "nan.npz", input=np.where(np.arange(8) == 3, np.nan, images).astype(np.float32))
@@ -386,3 +395,34 @@ def test_an_interrupted_import_is_an_interrupt(line: Line, monkeypatch: pytest.M
 
     monkeypatch.setattr("edgekd.devices.list_profiles", broken)
     assert line("devices", "list", code=130).startswith("edgekd: interrupted; ")
+
+
+@pytest.mark.parametrize(
+    ("said", "width"),
+    [
+        ((), 5),
+        (("--argument", "width=6"), 6),
+        (("--model", "nets_of_cli:net"), 5),
+        (("--model", "nets_of_cli:other", "--argument", "size=7"), 7),
+    ],
+)
+def test_export_takes_model_and_arguments_from_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: tuple[str, ...], width: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: dict[str, object] = {}
+
+    def fake_export(*_: object, **values: object) -> None:
+        asked.update(values)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("edgekd.onnx_export.export_checkpoint", fake_export)
+    card = {
+        "settings": {"model": "nets_of_cli:net", "arguments": {"width": 5}},
+        "extra": {"contract": {"layout": "as-is", "shape": [4], "labels": ["a", "b"]}},
+    }
+    (tmp_path / "w.safetensors.card.json").write_text(json.dumps(card))
+    with pytest.raises(SystemExit):
+        main(["export", "w.safetensors", *said, "-o", "m.onnx"])
+    assert str(asked["model"]).startswith("nets_of_cli:")
+    assert list(asked["arguments"].values()) == [width]  # type: ignore[attr-defined]
