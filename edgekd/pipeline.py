@@ -268,12 +268,10 @@ class _Pipeline:
         def train() -> tuple[bytes, dict[str, Any]]:
             try:
                 trained = make(Checkpoints(path=checkpoint, key=origin.key, every_s=every_s))
+                content = dump_weights(trained.module)
             except ModelError as error:
                 raise ModelError(f"{role} ({model.model}): {error}") from error
-            return dump_weights(trained.module), {
-                "parameters": count_parameters(trained.module),
-                **trained.metrics(),
-            }
+            return content, {"parameters": count_parameters(trained.module), **trained.metrics()}
 
         artifact = self.stage(f"{role}.safetensors", origin, train)
         with suppress(OSError):
