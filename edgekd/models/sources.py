@@ -32,9 +32,8 @@ def digest(module: ModuleType, folders: Sequence[Path]) -> str:
         folders: Where a user's own modules lie, the first one first.
     """
     top = module.__name__.partition(".")[0]
-    installed = {Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")}
     beside = _root(module)
-    roots = [root for root in (*folders, beside) if root.resolve() not in installed]
+    roots = [root for root in (*folders, beside) if not _is_shared(root)]
     found: dict[str, str] = {}
     waiting = [module.__name__]
     while waiting:
@@ -55,6 +54,12 @@ def _root(module: ModuleType) -> Path:
     file = Path(str(module.__file__))
     depth = module.__name__.count(".") + (file.name == "__init__.py")
     return file.parents[depth]
+
+
+def _is_shared(root: Path) -> bool:
+    """Say whether a folder holds everybody's packages, whose neighbours have nothing to do with each other."""
+    stdlib = Path(sysconfig.get_path("stdlib")).resolve()
+    return root.name in ("site-packages", "dist-packages") or root.resolve() == stdlib
 
 
 def _file(name: str, roots: Sequence[Path]) -> Path | None:

@@ -193,6 +193,17 @@ def test_source_digest_counts_every_own_file_that_is_imported(folder: Path) -> N
     assert changed == {name: name != "unrelated.py" for name in files}
 
 
+def test_an_installed_packages_neighbours_are_not_its_own_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = folder / "site-packages"
+    installed.mkdir()
+    (installed / "net_installed.py").write_text("import library_installed\ndef make(): pass\n")
+    (installed / "library_installed.py").write_text("")
+    monkeypatch.syspath_prepend(installed)
+    first = fresh_digest(installed, "net_installed:make")
+    (installed / "library_installed.py").write_text("# another version\n")
+    assert fresh_digest(installed, "net_installed:make") == first
+
+
 def test_a_factory_is_found_in_the_recipes_folder(folder: Path) -> None:
     (folder / "recipes").mkdir()
     (folder / "recipes" / "net_beside_the_recipe.py").write_text(NET)
