@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from edgekd.graph.float_outputs import keep_float_outputs
+from edgekd.graph.float_outputs import keep_float_outputs, removed_activations
 from edgekd.graph.hard_sigmoid import hard_sigmoid_to_sum
 from edgekd.graph.metadata import cap_ir_version
 from edgekd.graph.order import sort_nodes
@@ -42,7 +42,9 @@ def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target, fp32: Collect
     sort_nodes(quantized)
     keep_in_fp32(quantized, left)
     integers = {node.name for node in quantized.graph.node if node.op_type in INTEGER_OPERATORS} - set(left)
-    keep_float_outputs(quantized, integers)
+    activations = removed_activations(model, quantized)
+    _bring_back(quantized, model, {name for chain in activations.values() for node in chain for name in node.input[1:]})
+    keep_float_outputs(quantized, integers, activations)
     hard_sigmoid_to_sum(quantized)
     drop_unread_conversions(quantized)
     drop_unused_initializers(quantized)
@@ -76,6 +78,13 @@ def _quantized(model: onnx.ModelProto, ranges: Ranges, target: Target, excluded:
     quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
     return quantized
+
+
+def _bring_back(quantized: onnx.ModelProto, model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Copy the initializers of these names that onnxruntime's quantizer removed with the nodes that read them."""
+    present = {tensor.name for tensor in quantized.graph.initializer}
+    missing = [t for t in model.graph.initializer if t.name in names and t.name not in present]
+    quantized.graph.initializer.extend(missing)
 
 
 def fp32_layers(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgekd.graph.arithmetic import constants_to_sums_and_products
+from edgekd import quantize
 from edgekd.graph.float_outputs import keep_float_outputs
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.guard import guard
@@ -202,3 +203,21 @@ def test_a_float_output_is_kept_where_nothing_reads_integers(integer: tuple[str,
     x = np.array([[1, 0.51], [0, -1]], np.float32)
     rtol = 1e-6 if removed else 0.05
     np.testing.assert_allclose(run(model, x=x), np.maximum(x @ [[1, 2], [3, 4]], 0), rtol=rtol)
+
+
+@pytest.mark.parametrize("activation", ["Relu(z)", "Clip(z, zero, two)"])
+@pytest.mark.parametrize("layer", ["MatMul(x, w)", "Gemm(x, w)"])
+@pytest.mark.parametrize("behind", ["Identity(r)", "Log(s)"])
+def test_an_activation_behind_a_last_layer_stays(layer: str, activation: str, behind: str) -> None:
+    """onnxruntime's quantizer leaves a Relu to the clipping of the QuantizeLinear that is removed."""
+    one = "s = Add(r, two)" if behind == "Log(s)" else ""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 3] x) => (float[N, 2] y) '
+        "<float[3, 2] w = {1, -2, 3, -4, 5, 6}, float zero = {0}, float two = {2}> "
+        f"{{ z = {layer} r = {activation} {one} y = {behind} }}"
+    )
+    inputs = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    result = quantize(model.SerializeToString(), {"x": inputs}, None, evaluation={"x": inputs})
+    assert result.evaluation is not None
+    assert result.evaluation.sqnr_db is not None
+    assert result.evaluation.sqnr_db > 25
