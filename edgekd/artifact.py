@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import tempfile
 import uuid
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SCHEMA = "edgekd.card/1"
 _TEMPORARY = ".partial-"
 _OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd")
+_LEFTOVER = re.compile(re.escape(_TEMPORARY) + r"[0-9a-f]{32}")
+_WRITTEN_FOLDERS = (".", "checkpoints")  # of a run: nothing else in it is ours
 
 
 def sha256_file(path: Path, kind: type[EdgekdError] = UsageError) -> str:
@@ -309,10 +312,17 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         lock = (folder / ".lock").open("a")
     with lock:
         _lock(lock.fileno(), folder)
-        for leftover in folder.rglob(f"{_TEMPORARY}*"):
-            with writing(leftover):
-                leftover.unlink()
+        for place in _WRITTEN_FOLDERS:
+            _clear_leftovers(folder / place)
         yield folder
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete the temporary files that `write_files` left in a folder: regular files of just that form of name."""
+    with writing(folder):
+        for path in list(folder.iterdir()) if folder.is_dir() else []:
+            if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
 
 
 def _lock(descriptor: int, folder: Path) -> None:
@@ -324,3 +334,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(f"{folder}: another edgekd run is working in this folder; choose another with -o") from error
+    except OSError as error:  # a file system without locks
+        raise OutputError(
+            f"{folder}: this folder cannot be locked: {error.strerror or error}; choose another place with -o"
+        ) from error

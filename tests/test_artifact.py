@@ -228,7 +228,42 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    leftover = tmp_path / "checkpoints" / ".partial-123-teacher.pt"
+    leftover = tmp_path / "checkpoints" / ".partial-00000000000000000000000000000000"
     leftover.write_bytes(b"half")
     with locked_folder(tmp_path):
         assert not leftover.exists()
+
+
+def test_nothing_is_cleared_but_what_a_run_writes(tmp_path: Path) -> None:
+    mine = (tmp_path / ".partial-11111111111111111111111111111111", tmp_path / "checkpoints" / ".partial-22222222222222222222222222222222")
+    others = (
+        tmp_path / ".partial-notes.txt",
+        tmp_path / ".partial-7777777777777777777777777777777",
+        tmp_path / "images" / ".partial-33333333333333333333333333333333",
+        tmp_path / "checkpoints" / "old" / ".partial-44444444444444444444444444444444",
+        tmp_path / ".partial-55555555555555555555555555555555" / ".partial-33333333333333333333333333333333",
+    )
+    for path in (*mine, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / ".partial-66666666666666666666666666666666").symlink_to(others[0])
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with locked_folder(tmp_path):
+        assert not any(path.exists() for path in mine)
+        assert all(path.exists() for path in others)
+        assert (tmp_path / ".partial-66666666666666666666666666666666").is_symlink()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OutputError, match="cannot be locked: No locks available; choose another place"):
+        locked_folder(tmp_path).__enter__()
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    for length in (250, 300):
+        with pytest.raises(OutputError, match="File name too long"):
+            write_bytes(tmp_path / ("x" * length), b"")
