@@ -284,7 +284,13 @@ class _Pipeline:
         digest = self._recipe_digest(without=("bench", "quantize"))
         origin = Origin(
             stage="export",
-            settings={**self._architecture(model), **self.recipe.export.effective(), "recipe": digest},
+            settings={
+                **self._architecture(model),
+                **self.recipe.export.effective(),
+                "recipe": digest,
+                "input": self.contract.input,
+                "output": self.contract.output,
+            },
             parents={
                 weights.path.name: weights.sha256,
                 "splits.json": self.splits_artifact.sha256,

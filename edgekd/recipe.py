@@ -309,17 +309,14 @@ def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         problems = [_explain(detail, document) for detail in error.errors()]
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems)) from error
-    for key, value in _paths(recipe):
-        if not _exists(value):
+    for key, value, wanted in _paths(recipe):
+        with reading(f"{where}: {key}", RecipeError, "path"):  # such as a name that is too long
+            found = "file" if value.is_file() else "folder" if value.is_dir() else None
+        if found is None:
             raise RecipeError(f"{where}: {key} = {str(value)!r}: no such file or folder")
+        if found != wanted:
+            raise RecipeError(f"{where}: {key} = {str(value)!r}: this is a {found}; expected a {wanted}")
     return recipe
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # no permission, or too long a name
-        return False
 
 
 def _not_plain(value: object, dotted: str = "") -> Iterator[str]:
@@ -340,11 +337,12 @@ def _not_plain(value: object, dotted: str = "") -> Iterator[str]:
         yield f"{dotted} = {value}: input should be text, a number, true or false, a list or a table"
 
 
-def _paths(recipe: Recipe) -> Iterable[tuple[str, Path]]:
+def _paths(recipe: Recipe) -> Iterable[tuple[str, Path, Literal["file", "folder"]]]:
+    """Yield the key, the path and the kind of everything that a recipe reads."""
     if not isinstance(recipe.data, DigitsData):
-        yield "data.path", recipe.data.path
+        yield "data.path", recipe.data.path, "file" if isinstance(recipe.data, NpzData) else "folder"
     if recipe.teacher.checkpoint is not None:
-        yield "teacher.checkpoint", recipe.teacher.checkpoint
+        yield "teacher.checkpoint", recipe.teacher.checkpoint, "file"
 
 
 def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:

@@ -162,7 +162,7 @@ def read_result(path: str | Path) -> BenchResult:
         data = Path(path).read_bytes()
     try:
         found = json.loads(data, parse_float=_finite, parse_constant=_finite)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file of finite numbers: {error}") from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:

@@ -6,6 +6,7 @@ It travels in the cards of a run and in the ONNX file itself (`metadata_props`, 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["NCHW", "NHWC", "as-is"]
 Colour = Literal["RGB", "BGR", "gray"]
+MOST_VALUES = 2**26  # of one sample: 256 MB in float32, an image of 4,700 x 4,700 pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,12 @@ class Contract:
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise DataError(f"contract: layout must be one of {', '.join(get_args(Layout))}, found {self.layout!r}")
-        if not all(isinstance(extent, int) and extent > 0 for extent in self.shape):
-            raise DataError(
-                f"contract: every extent of a sample must be a positive whole number, found {list(self.shape)}"
-            )
+        check_sample_shape(self.shape, "contract")
+        for role, name in (("input", self.input), ("output", self.output)):
+            if not isinstance(name, str) or not name:
+                raise DataError(f"contract: {role} must be the name of the model's {role}, found {name!r}")
+        if self.input == self.output:
+            raise DataError(f"contract: input and output must have different names, found {self.input!r} for both")
         if not isinstance(self.labels, tuple) or not all(isinstance(label, str) for label in self.labels):
             raise DataError(f"contract: labels must be a list of class names, found {self.labels!r}")
         if self.layout == "as-is":
@@ -72,8 +76,11 @@ class Contract:
                 f"contract: {self.colour} in {self.layout} needs {channels} channels and as many means and stds, "
                 f"found shape {list(self.shape)}, mean {list(self.mean)}, std {list(self.std)}"
             )
-        if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
-            raise DataError(f"contract: mean must be finite and std positive, found {self.mean} and {self.std}")
+        if not all(_is_normal(mean, std) for mean, std in zip(self.mean, self.std, strict=True)):
+            raise DataError(
+                f"contract: mean must be finite numbers and std positive ones (float32), found "
+                f"{self.mean} and {self.std}"
+            )
 
     @property
     def channels(self) -> int:
@@ -136,6 +143,28 @@ class Contract:
             raise kind(f"{where}: not a contract (layout, size, colour, mean, std, labels): {error}") from error
 
 
+def check_sample_shape(shape: object, where: str) -> None:
+    """Refuse a shape of one sample that is none, or so large that no device could run it.
+
+    Raises:
+        DataError: an extent is no positive whole number, or the sample has more than `MOST_VALUES` values.
+    """
+    if not isinstance(shape, tuple) or not all(type(extent) is int and extent > 0 for extent in shape):
+        found = list(shape) if isinstance(shape, tuple) else shape
+        raise DataError(f"{where}: every extent of a sample must be a positive whole number, found {found!r}")
+    if math.prod(shape) > MOST_VALUES:
+        raise DataError(
+            f"{where}: a sample of shape {list(shape)} has more than {MOST_VALUES:,} values, the most that is "
+            "allowed; choose a smaller size"
+        )
+
+
+def _is_normal(mean: Any, std: Any) -> bool:
+    """Return whether `(pixel / 255 - mean) / std` can be computed in float32."""
+    numbers = all(isinstance(value, int | float) and abs(value) < 1e30 for value in (mean, std))  # NaN is not
+    return numbers and std > 1e-30 and abs(mean / std) < 1e30
+
+
 def read_contract(path: Path) -> Contract:
     """Read a contract from a JSON file.
 
@@ -163,7 +192,7 @@ def _read_json(path: Path, what: str) -> object:
         text = path.read_bytes()
     try:
         data: object = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from error
     return data
 
@@ -179,6 +208,6 @@ def contract_of_metadata(metadata: Mapping[str, str], where: str) -> Contract | 
         return None
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: the contract in its metadata is not JSON: {error}") from error
     return Contract.from_json(data, where, ModelError)

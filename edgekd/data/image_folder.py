@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgekd.artifact import canonical_json, sha256_file
+from edgekd.data.contract import check_sample_shape
 from edgekd.data.folder_labels import label_files
 from edgekd.data.sources import source_fingerprint
 from edgekd.errors import DataError, EdgekdError, reading
@@ -63,7 +64,7 @@ class ImageFolder:
             classes: Names of the classes, where a model has set them already.
 
         Raises:
-            DataError: there is no such folder, no image in it, or an image without a class.
+            DataError: there is no such folder, no image in it, or an image without a class; or the size is too large.
         """
         self.name = str(folder)
         self._folder = folder
@@ -76,6 +77,7 @@ class ImageFolder:
         self._mode = "L" if colour == "gray" else "RGB"
         height, width = size or self._size_of(self._files[0])
         self.sample_shape: tuple[int, ...] = (height, width, len(self._mode))
+        check_sample_shape(self.sample_shape, str(folder))
         self._cache_bytes = cache_mb * 10**6
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekd.data.contract import Contract
 from edgekd.data.labels import check_labels, numbered_classes
 from edgekd.data.npz import array_names, open_npz
 from edgekd.data.sources import ArraySource
@@ -36,6 +37,11 @@ def open_npz_source(path: Path) -> tuple[ArraySource, str]:
     if "labels" not in names or len(arrays) != 1:
         raise DataError(
             f"{path}: expected 'labels' and one array of samples, found: {', '.join(names) or 'no arrays'}"
+        )
+    if arrays[0] in ("", Contract.output):
+        raise DataError(
+            f"{path}: the array of samples is called {arrays[0]!r}; it names the model's input, whose output is "
+            f"{Contract.output!r}: call it something else, such as 'input'"
         )
     opened = open_npz(path, names)
     samples, answers = opened[arrays[0]], opened["labels"]

@@ -128,7 +128,9 @@ def test_a_faulty_result_is_refused_by_name(tmp_path: Path, key: str, value: obj
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"schema": "edgekd.bench/1"', b"1e999"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[]", b'{"schema": "edgekd.bench/1"', b"1e999", b"[" * 100_000, b"9" * 5000]
+)
 def test_a_file_that_is_no_result(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(content)

@@ -55,8 +55,16 @@ def test_it_travels_as_json(contract: Contract, tmp_path: Path) -> None:
         ({"size": [4, 0]}, r"must be a positive whole number, found \[3, 4, 0\]"),
         ({"size": [4.5, 6]}, "must be a positive whole number"),
         ({"mean": [0.5]}, "needs 3 channels and as many means"),
+        ({"size": [True, True]}, "must be a positive whole number"),
+        ({"size": [10**9, 10**9]}, r"has more than 67,108,864 values"),
         ({"std": [0.2, 0.3, 0]}, "std positive"),
-        ({"mean": ["a", "b", "c"]}, "not a contract"),
+        ({"std": [0.2, 0.3, 1e-300]}, "std positive"),
+        ({"mean": [0.2, 0.3, 10**400]}, "mean must be finite"),
+        ({"mean": ["a", "b", "c"]}, "mean must be finite"),
+        ({"input": 3}, "input must be the name of the model's input, found 3"),
+        ({"input": ""}, "input must be the name of the model's input, found ''"),
+        ({"output": None}, "output must be the name of the model's output, found None"),
+        ({"input": "x", "output": "x"}, "must have different names, found 'x' for both"),
         ({"labels": "ab"}, "labels must be a list of class names, found 'ab'"),
         ({"labels": [0, 1]}, "labels must be a list of class names"),
         ({"maen": [1]}, r"unknown key 'maen' in the contract \(perhaps you meant 'mean'\?\)"),
@@ -81,3 +89,11 @@ def test_what_is_no_contract(tmp_path: Path) -> None:
             read_contract(tmp_path / "c.json")
     with pytest.raises(ModelError, match="the contract in its metadata is not JSON"):
         contract_of_metadata({"edgekd.contract": "{"}, "m.onnx")
+
+
+def test_json_that_is_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "contract.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not JSON"):
+        read_contract(tmp_path / "contract.json")
+    with pytest.raises(ModelError, match="not JSON"):
+        contract_of_metadata({"edgekd.contract": "[" * 100_000}, "m.onnx")

@@ -251,3 +251,16 @@ def test_real_photographs(imagenet_sample: Path, tmp_path: Path) -> None:
     assert source.labels is not None
     assert source.labels.tolist() == list(range(0, 1000, 2))
     assert source.pixels(np.array([0, 499])).shape == (2, 224, 224, 3)
+
+
+def test_a_size_that_no_device_could_run(four: Path) -> None:
+    for size in ((100_000, 100_000), (10**20, 1)):
+        with pytest.raises(DataError, match="has more than 67,108,864 values"):
+            ImageFolder(four, size=size)
+
+
+def test_a_loop_of_links_is_named(four: Path) -> None:
+    (four / "cat" / "loop").symlink_to(four)
+    (four / "self.png").symlink_to(four / "self.png")
+    with pytest.raises(DataError, match="loop"):
+        ImageFolder(four)

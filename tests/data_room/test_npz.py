@@ -11,6 +11,7 @@ import pytest
 
 from edgekd.data import ArraySamples, open_data
 from edgekd.data.npz import array_names, open_npz
+from edgekd.data.npz_source import open_npz_source
 from edgekd.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -130,3 +131,10 @@ def test_no_room_to_unpack(make_npz: Callable[..., Path], monkeypatch: pytest.Mo
         OutputError, match=r"/nowhere: cannot write temporary files here: .*; free some space or set TMPDIR"
     ):
         open_npz(path, ["x"])
+
+
+@pytest.mark.parametrize("name", ["", "logits"])
+def test_a_source_needs_a_name_for_the_models_input(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "d.npz", **{name: np.ones((4, 3), np.float32), "labels": np.arange(4)})
+    with pytest.raises(DataError, match=f"the array of samples is called '{name}'.*call it something else"):
+        open_npz_source(tmp_path / "d.npz")
