@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
 
 from edgekd.data.contract import Contract, contract_of_metadata
 from edgekd.data.opening import open_data
@@ -40,15 +42,15 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
 _LOGGER = logging.getLogger("edgekd")
 _DEBUG_SEVERITY, _SILENT_SEVERITY = 2, 4  # warnings; only what ends the process: exceptions say all else
 LARGEST_FILE = 2**31
-RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *RUNTIME_ERRORS)
+RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, RuntimeError, MemoryError, *RUNTIME_ERRORS)
+BATCH_BYTES = 2**20  # of inputs; a network holds some fifty times as much in activations
+MOST_AT_ONCE = 16
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
+    **{f"tensor({kind.__name__})": kind for kind in (np.int8, np.int16, np.int32, np.int64)},
+    **{f"tensor({kind.__name__})": kind for kind in (np.uint8, np.uint16, np.uint32, np.uint64)},
     "tensor(bool)": np.bool_,
 }
 
@@ -63,7 +65,7 @@ _LEVELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output of a model; an axis whose extent is free is None."""
+    """One input or output of a model; an axis whose extent is free is None, and `()` also stands for any shape."""
 
     name: str
     dtype: str
@@ -129,20 +131,37 @@ def read_self_contained(path: str | Path) -> bytes:
     Requires: a file that `open_model` opens.
 
     Raises:
-        ModelError: it is missing, or too large for one file (2 GB, protobuf's limit).
+        ModelError: it is missing, an .ort file, or too large for one file (2 GB, protobuf's limit).
     """
-    import onnx
-
     content = read_model(path)
-    model = onnx.load_model_from_string(content)
-    if not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        return content
+    model = parse_model(content, str(path))
+    pointers = model.ByteSize()
     with reading(path, ModelError, "model's weights"):
-        onnx.external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
-    if model.ByteSize() >= LARGEST_FILE:
-        raise ModelError(f"{path}: with its weights this model exceeds 2 GB, the most that is quantized so far")
+        try:
+            onnx.external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
+        except (ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{path}: its weights in other files cannot be read: {_first_line(error)}") from error
+    if max(pointers, model.ByteSize()) >= LARGEST_FILE:
+        raise ModelError(
+            f"{path}: with its weights this model exceeds {LARGEST_FILE / 2**30:.3g} GB, the most that can be "
+            "quantized: it has to fit into one file at every step"
+        )
+    if model.ByteSize() == pointers:
+        return content
     whole: bytes = model.SerializeToString()
     return whole
+
+
+def parse_model(content: bytes, name: str) -> onnx.ModelProto:
+    """Return the bytes of an ONNX file as a message; weights in other files stay there.
+
+    Raises:
+        ModelError: it is none. onnxruntime also opens files in its own format, .ort, which are not.
+    """
+    try:
+        return onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ModelError(f"{name}: not an .onnx file; .ort and other files cannot be quantized: {error}") from error
 
 
 def open_model(
@@ -240,6 +259,7 @@ def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> 
 
     Raises:
         DataError: an input is missing, or its shape or type does not fit.
+        ModelError: an input is no tensor of numbers.
     """
     feeds: dict[str, NDArray[Any]] = {}
     for spec in model.inputs:
@@ -248,9 +268,16 @@ def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> 
                 f"{where}: the model {model.name} takes an input {spec.name!r}{nearest(spec.name, arrays)}; "
                 f"the data has: {', '.join(arrays)}"
             )
-        array = arrays[spec.name]
-        fits = len(array.shape) == len(spec.shape) and all(
-            wanted is None or wanted == found for wanted, found in zip(spec.shape[1:], array.shape[1:], strict=True)
+        array, dtype = arrays[spec.name], _dtype(model, "input", spec)
+        fits = (
+            not spec.shape
+            or (  # onnxruntime tells a shape that was not declared by itself
+                len(array.shape) == len(spec.shape)
+                and all(
+                    wanted is None or wanted == found
+                    for wanted, found in zip(spec.shape[1:], array.shape[1:], strict=True)
+                )
+            )
         )
         if not fits:
             wanted = ["N" if extent is None else extent for extent in spec.shape]
@@ -258,13 +285,33 @@ def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> 
                 f"{where}: the model {model.name} takes {spec.name!r} of shape {wanted}, "
                 f"the data has {['N', *array.shape[1:]]}"
             )
-        dtype = _DTYPES.get(spec.dtype)
-        if dtype is None or not np.can_cast(array.dtype, dtype, casting="same_kind"):
+        if not np.can_cast(array.dtype, dtype, casting="same_kind"):
             raise DataError(
                 f"{where}: the model {model.name} takes {spec.name!r} as {spec.dtype}, the data is {array.dtype}"
             )
         feeds[spec.name] = np.ascontiguousarray(array, dtype=dtype)
     return feeds
+
+
+def _dtype(model: Model, role: Literal["input", "output"], spec: TensorSpec) -> type[np.generic]:
+    """Return the numpy type of an input or output.
+
+    Raises:
+        ModelError: it is a sequence, a map, text, or of numbers that numpy does not know.
+    """
+    dtype = _DTYPES.get(spec.dtype)
+    if dtype is None:
+        raise ModelError(
+            f"{model.name}: its {role} {spec.name!r} is {spec.dtype}; expected a tensor of plain numbers such as "
+            "float32: export the model so, without text, sequences, maps (ZipMap) and bfloat16"
+        )
+    return dtype
+
+
+def batch_size_for(samples: Samples) -> int:
+    """Return how many samples to run at a time: what fits into `BATCH_BYTES` of inputs, at most 16."""
+    size = sum(array.nbytes for array in samples.batch([0]).values())
+    return max(1, min(MOST_AT_ONCE, BATCH_BYTES // max(size, 1)))
 
 
 def feed(
@@ -298,14 +345,14 @@ def fixed_batch(model: Model) -> int | None:
 
 
 def predict(
-    model: Model, samples: Samples, *, batch_size: int = 64, title: str = "", progress: Progress = SILENT
+    model: Model, samples: Samples, *, batch_size: int | None = None, title: str = "", progress: Progress = SILENT
 ) -> NDArray[Any]:
     """Return the model's first output for every sample, in order.
 
     Args:
         model: The model.
         samples: N samples.
-        batch_size: Samples at a time, where the model leaves it open.
+        batch_size: Samples at a time, where the model leaves it open; by default as many as `batch_size_for` says.
         title: What the progress is called.
         progress: Listener.
 
@@ -315,12 +362,16 @@ def predict(
 
     Raises:
         DataError: the samples do not fit the model.
-        ModelError: the model fails, or its output has no batch axis or holds NaN or infinity.
+        ModelError: the model fails, or its output is no tensor of numbers, has no batch axis, or holds NaN or
+            infinity.
     """
     found = []
+    if not model.outputs:
+        raise ModelError(f"{model.name}: this model has no output; expected one whose first axis is the samples")
+    _dtype(model, "output", model.outputs[0])
     first = model.outputs[0].name
     with progress.task(title or f"run {Path(model.name).name}", len(samples)) as task:
-        for feeds, count in feed(model, samples, batch_size):
+        for feeds, count in feed(model, samples, batch_size or batch_size_for(samples)):
             output = model.run(feeds, [first])[0]
             expected = fixed_batch(model) or count
             if output.ndim < 1 or len(output) != expected:

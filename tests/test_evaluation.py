@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd import evaluate
+from edgekd import evaluate, quantize, runtime
 from edgekd.data import ArraySamples
 from edgekd.errors import DataError, GateError, ModelError, UsageError
-from edgekd.runtime import open_model, predict
+from edgekd.runtime import batch_size_for, open_model, predict
 from edgekd.scoring import require_drop
 
 if TYPE_CHECKING:
@@ -123,3 +123,68 @@ def test_images_need_a_contract(path: Path, tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
     with pytest.raises(DataError, match="contract"):
         evaluate(path, tmp_path / "images")
+
+
+KINDS = {
+    "sequence": ("seq(float[N, 2]) y", "z = MatMul(x, w) y = SequenceConstruct(z)"),
+    "text": ("string[N, 3] y", "y = Cast<to = 8>(x)"),
+    "bfloat16": ("bfloat16[N, 2] y", "z = MatMul(x, w) y = Cast<to = 16>(z)"),
+    "nothing": ("", "z = MatMul(x, w)"),
+}
+
+
+def parsed(inputs: str, outputs: str, nodes: str) -> bytes:
+    weights = "<float[3, 2] w = {1, 2, 3, 4, 5, 6}, int64 first = {0}>"
+    text = f'<ir_version: 10, opset_import: ["" : 18]> g ({inputs}) => ({outputs}) {weights} {{ {nodes} }}'
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_that_is_no_tensor_of_numbers(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(parsed("float[N, 3] x", *KINDS[kind]))
+    with pytest.raises(ModelError, match=r"m\.onnx: .*output"):
+        evaluate(tmp_path / "m.onnx", {"x": np.ones((4, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"), [("seq(float[N, 3])", "SequenceAt(x, first)"), ("string[N, 3]", "Cast<to = 1>(x)")]
+)
+def test_an_input_that_is_no_tensor_of_numbers(tmp_path: Path, kind: str, taken: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(parsed(f"{kind} x", "float[N, 2] y", f"z = {taken} y = MatMul(z, w)"))
+    data = {"x": np.ones((4, 3), np.float32)}
+    with pytest.raises(ModelError, match=r"its input 'x' is .*; expected a tensor of plain numbers"):
+        evaluate(tmp_path / "m.onnx", data)
+    with pytest.raises(ModelError, match=r"its input 'x' is .*; expected a tensor of plain numbers"):
+        quantize(tmp_path / "m.onnx", data, None)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16", "uint32", "uint64", "double", "float16"])
+def test_every_type_of_number_is_fed(tmp_path: Path, kind: str) -> None:
+    dtype = np.dtype({"double": "float64"}.get(kind, kind))
+    (tmp_path / "m.onnx").write_bytes(
+        parsed(f"{kind}[N, 3] x", "float[N, 2] y", "z = Cast<to = 1>(x) y = MatMul(z, w)")
+    )
+    assert evaluate(tmp_path / "m.onnx", {"x": np.ones((4, 3), dtype), "labels": np.ones(4, int)}).top1 == 1.0
+
+
+def test_an_input_whose_shape_is_not_declared(tmp_path: Path) -> None:
+    model = onnx.load_from_string(parsed("float[N, 3] x", "float[N, 2] y", "y = MatMul(x, w)"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)}
+    assert evaluate(tmp_path / "m.onnx", data).samples == 8
+    assert quantize(tmp_path / "m.onnx", data, None, evaluation=data).fp32_layers == ()
+    with pytest.raises(ModelError, match="cannot run this model"):
+        evaluate(tmp_path / "m.onnx", {"x": np.ones((4, 5), np.float32)})
+
+
+def test_batches_are_bounded_in_bytes_and_change_no_result(
+    path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, model = ArraySamples({"input": images}), open_model(path)
+    assert batch_size_for(samples) == 16
+    expected = predict(model, samples, batch_size=64)
+    for limit, size in ((images[0].nbytes * 3, 3), (1, 1)):
+        monkeypatch.setattr(runtime, "BATCH_BYTES", limit)
+        assert batch_size_for(samples) == size
+        np.testing.assert_allclose(predict(model, samples), expected, rtol=1e-5, atol=1e-6)

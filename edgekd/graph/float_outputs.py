@@ -6,6 +6,7 @@ MatMulIntegerToFloat); rounding logits to 8 bits and back costs time and accurac
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import onnx
@@ -93,7 +94,7 @@ def _replace(
         chain.append(copy)
     chain[-1].output[0] = output
     place = list(graph.node).index(quantizer)
-    for before, after in zip(chain[:-1], chain[1:], strict=True):
+    for before, after in pairwise(chain):
         before.output[0] = f"{layer.name}.{before.name}.float"
         after.input[0] = before.output[0]
     for offset, node in enumerate(chain[1:]):

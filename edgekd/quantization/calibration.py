@@ -163,7 +163,7 @@ def minmax_ranges(
 
     Raises:
         DataError: the samples do not fit the model.
-        ModelError: the model fails, or an activation is NaN or infinite.
+        ModelError: the model fails, or an activation is NaN, infinite or empty.
     """
     names = activations(model)
     watched = open_model(_with_reductions(model, names).SerializeToString(), name=name)
@@ -175,8 +175,10 @@ def minmax_ranges(
         for feeds, count in feed(watched, samples, batch_size, limit):
             found = np.array([value.item() for value in watched.run(feeds, outputs)])
             if not np.isfinite(found).all():
-                bad = names[int(np.flatnonzero(~np.isfinite(found))[0]) // len(_REDUCTIONS)]
-                raise ModelError(f"{name}: the activation {bad!r} is NaN or infinite for samples of {samples.name}")
+                number = int(np.flatnonzero(~np.isfinite(found))[0]) // len(_REDUCTIONS)
+                bad, least, most = names[number], *found[3 * number : 3 * number + 2]
+                what = "is empty (it has no elements)" if least > most else "is NaN or infinite"
+                raise ModelError(f"{name}: the activation {bad!r} {what} for samples of {samples.name}")
             low, high = np.minimum(low, found[0::3]), np.maximum(high, found[1::3])
             task.advance(count)
     return {tensor: (float(a), float(b)) for tensor, a, b in zip(names, low, high, strict=True)}

@@ -43,7 +43,9 @@ def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target, fp32: Collect
     keep_in_fp32(quantized, left)
     integers = {node.name for node in quantized.graph.node if node.op_type in INTEGER_OPERATORS} - set(left)
     activations = removed_activations(model, quantized)
-    _bring_back(quantized, model, {name for chain in activations.values() for node in chain for name in node.input[1:]})
+    _bring_back(
+        quantized, model, {name for chain in activations.values() for node in chain for name in node.input[1:]}
+    )
     keep_float_outputs(quantized, integers, activations)
     hard_sigmoid_to_sum(quantized)
     drop_unread_conversions(quantized)

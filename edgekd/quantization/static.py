@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx
 
 from edgekd.artifact import indented_json, write_bytes, write_files
 from edgekd.errors import ModelError, UsageError
-from edgekd.graph.folding import fold
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.metadata import write_metadata
 from edgekd.progress import SILENT, Progress
@@ -28,21 +28,21 @@ from edgekd.quantization.audit import Audit, audit
 from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
 from edgekd.quantization.costs import layer_costs
-from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
+from edgekd.quantization.intake import take_in
+from edgekd.quantization.layers import Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.saturation import Certificate, certify
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
-from edgekd.runtime import open_model, open_samples, predict, read_self_contained
+from edgekd.runtime import batch_size_for, feed, open_model, open_samples, predict, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgekd.data import Contract
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "edgekd.quantization/1"
 MANIFEST = "manifest.json"
+LARGEST_CHANGE = 1e-3  # of an output by preparing the model, relative to it: float32's rounding stays far below
 MANIFEST_SCHEMA = "edgekd.quantized-files/1"
 Rounding = Literal["gptq", "nearest"]
-BATCH_BYTES = 2**20  # of inputs; a network holds some fifty times as much in activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +220,13 @@ class Quantization:
         self._judges: Samples | None = None
         if evaluation is not None:
             self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
-        folded = fold(content, self._name)
-        _require_quantizable(folded, self._name)
-        self._model = make_fusible(folded)
+        self._model = make_fusible(take_in(content, self._name))
+        self._data = data
+        self._require_same_answers()
         self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
-        self._data, self._measure = data, measure
+        self._measure = measure
         self._samples = min(len(data), samples or len(data))
-        batch_size = _batch_size(data)
+        batch_size = batch_size_for(data)
         self._ranges = calibrate(
             self._model,
             data,
@@ -297,6 +297,7 @@ class Quantization:
         """
         path = path or self._name
         content = self._content(target, frozenset(), self._progress)
+        self._require_answers(content, path)
         evaluation = self._judge(content, path, self._progress)
         search = None
         if self._max_drop is not None and evaluation is not None and evaluation.drop > self._max_drop:
@@ -388,6 +389,32 @@ class Quantization:
             return chosen, layer.bias_values
         return chosen, corrected_bias(layer, chosen, moments, input_scale)
 
+    def _require_same_answers(self) -> None:
+        """Refuse a model that answers otherwise since it was prepared (a later opset, folding), by one sample."""
+        prepared = open_model(self._model.SerializeToString(), name=self._name)
+        feeds, _ = next(feed(self._original, self._data, 1, 1))
+        floats = [spec.name for spec in self._original.outputs if spec.dtype == "tensor(float)"]
+        pairs = zip(floats, self._original.run(feeds, floats), prepared.run(feeds, floats), strict=True)
+        for output, expected, found in pairs:
+            noise = np.square(np.subtract(found, expected, dtype=np.float64)).sum()
+            if noise > LARGEST_CHANGE**2 * np.square(expected, dtype=np.float64).sum():
+                raise ModelError(
+                    f"{self._name}: its output {output!r} changes when onnx's converter and onnxruntime's optimizer "
+                    "prepare it for 8 bits; export it again in opset 17 or later"
+                )
+
+    def _require_answers(self, content: bytes, path: str) -> None:
+        """Refuse a file that onnxruntime does not load, or whose answers to a calibration sample are not finite."""
+        opened = open_model(content, name=f"{path} (the INT8 file, not written)")
+        feeds, _ = next(feed(opened, self._data, 1, 1))
+        floats = [spec.name for spec in opened.outputs if spec.dtype == "tensor(float)"]
+        for output, values in zip(floats, opened.run(feeds, floats), strict=True):
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"{opened.name}: its output {output!r} holds NaN or infinity, unlike that of the fp32 model; "
+                    "export that again in a later opset, or calibrate with other samples"
+                )
+
     def _judge(self, content: bytes, path: str, progress: Progress) -> Evaluation | None:
         if self._judges is None:
             return None
@@ -396,20 +423,3 @@ class Quantization:
         outputs = predict(open_model(content, name=path), self._judges, title="evaluate int8", progress=progress)
         digest = hashlib.sha256(content).hexdigest()
         return score(path, digest, outputs, self._judges.labels, self._expected)
-
-
-def _batch_size(data: Samples) -> int:
-    """Return how many samples to run at a time: what fits into `BATCH_BYTES` of inputs, at most 16."""
-    size = sum(array.nbytes for array in data.batch([0]).values())
-    return max(1, min(16, BATCH_BYTES // max(size, 1)))
-
-
-def _require_quantizable(model: onnx.ModelProto, name: str) -> None:
-    types = {node.op_type for node in model.graph.node}
-    if "QuantizeLinear" in types or "DynamicQuantizeLinear" in types:
-        raise ModelError(f"{name}: this model is quantized already; quantize the fp32 model it was made from")
-    if not types & set(OPERATORS):
-        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(OPERATORS)}")
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for value in values):
-        raise ModelError(f"{name}: it holds float16 activations; quantize the float32 model it was made from")

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgekd.graph.arithmetic import constants_to_sums_and_products
 from edgekd import quantize
+from edgekd.graph.arithmetic import constants_to_sums_and_products
 from edgekd.graph.float_outputs import keep_float_outputs
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.guard import guard

@@ -286,3 +286,15 @@ def test_a_cache_that_cannot_be_written_says_so(model: onnx.ModelProto, images: 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot write here"):
         calibrate(model, ArraySamples({"input": images}), name="net", cache=tmp_path / "file")
+
+
+def test_an_empty_activation_is_called_empty() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 3] x) => (float[N, 2] y) '
+        "<float[3, 2] w = {1, 2, 3, 4, 5, 6}, int64[1] zero = {0}, int64[1] axis = {1}> "
+        "{ e = Slice(x, zero, zero, axis) r = Relu(e) c = Concat<axis = 1>(x, r) y = MatMul(c, w) }"
+    )
+    model = onnx.shape_inference.infer_shapes(model)
+    samples = ArraySamples({"x": np.ones((4, 3), np.float32)})
+    with pytest.raises(ModelError, match=r"the activation 'e' is empty \(it has no elements\)"):
+        minmax_ranges(model, samples, name="net")
