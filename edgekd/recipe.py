@@ -222,11 +222,11 @@ class BenchSettings(Settings):
 
     device: str = "local"
     """A profile of `edgekd devices list`."""
-    threads: int = Field(default=1, ge=1, le=1024)
+    threads: int = Field(default=1, ge=1, le=256)
     """Threads of an operator."""
     duration_s: float = Field(default=2.0, ge=0.001, le=3600)
     """Seconds of timed runs for each model."""
-    repeats: int = Field(default=4, ge=2, le=1000, multiple_of=2)
+    repeats: int = Field(default=6, ge=2, le=1000, multiple_of=2)
     """Fresh processes for each model, in alternating order."""
 
 

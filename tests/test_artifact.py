@@ -235,7 +235,10 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
 
 
 def test_nothing_is_cleared_but_what_a_run_writes(tmp_path: Path) -> None:
-    mine = (tmp_path / ".partial-11111111111111111111111111111111", tmp_path / "checkpoints" / ".partial-22222222222222222222222222222222")
+    mine = (
+        tmp_path / ".partial-11111111111111111111111111111111",
+        tmp_path / "checkpoints" / ".partial-22222222222222222222222222222222",
+    )
     others = (
         tmp_path / ".partial-notes.txt",
         tmp_path / ".partial-7777777777777777777777777777777",

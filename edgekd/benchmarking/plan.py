@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEFAULT_DURATION_S = 2.0
+MOST_THREADS = 256  # onnxruntime starts them all; some thousands are more than a system grants a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,10 @@ def make_plan(
     """
     paths = [models] if isinstance(models, str | Path) else models
     _check(bool(paths), "no model to measure")
-    _check(bool(threads) and all(count >= 1 for count in threads), f"threads: expected 1 or more, got {threads}")
+    _check(
+        bool(threads) and all(1 <= count <= MOST_THREADS for count in threads),
+        f"threads: expected numbers from 1 to {MOST_THREADS}, got {', '.join(map(str, threads)) or 'none'}",
+    )
     _check(duration_s is None or runs is None, "give either a duration or a number of runs, not both")
     _check(duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}")
     _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")

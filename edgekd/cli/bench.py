@@ -64,7 +64,9 @@ class Dimension(click.ParamType[tuple[str, int]]):
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, type=options.FILE, metavar="MODEL...")
 @click.option("--device", default="local", show_default=True, metavar="NAME")
-@click.option("--threads", type=Counts(), default=(1,), metavar="N,N", help="Threads to measure with.  [default: 1]")
+@click.option(
+    "--threads", type=Counts(), default=(1,), metavar="N,N", help="Threads to measure with (1 to 256).  [default: 1]"
+)
 @click.option("--duration", type=Seconds(), metavar="10s", help="Time of the runs of one model.  [default: 2s]")
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Number of runs of one model.")
 @click.option("--data", type=options.FILE, metavar="FILE.npz", help="Inputs; made up from their types by default.")

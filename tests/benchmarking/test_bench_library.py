@@ -153,7 +153,8 @@ def test_a_faulty_model_is_found_before_anything_is_measured(
     ("changes", "error", "message"),
     [
         ({"threads": ()}, UsageError, "threads"),
-        ({"threads": (0,)}, UsageError, "threads"),
+        ({"threads": (0,)}, UsageError, "threads: expected numbers from 1 to 256, got 0"),
+        ({"threads": (1, 257)}, UsageError, "threads: expected numbers from 1 to 256, got 1, 257"),
         ({"runs": 5, "duration_s": 1.0}, UsageError, "not both"),
         ({"runs": 0}, UsageError, "runs"),
         ({"duration_s": 0.0}, UsageError, "duration"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import resource
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -101,3 +102,14 @@ def test_a_full_disk_keeps_what_was_finished(
     assert "cannot write here" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_damaged_timings_are_measured_again(edgekd: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = npz(tmp_path, x=X, labels=Y)
+    edgekd("run", recipe)
+    path = tmp_path / "runs" / "r" / "bench.json"
+    origin = json.loads(path.read_bytes())["origin"]
+    path.write_text(json.dumps({"origin": origin, "models": [3]}))
+    assert "bench.json is unchanged" not in edgekd("run", recipe).stderr
+    assert len(json.loads(path.read_bytes())["models"]) == 4
+    assert "bench.json is unchanged" in edgekd("run", recipe).stderr
