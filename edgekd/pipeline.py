@@ -394,7 +394,6 @@ class _Pipeline:
     def bench(self, roles: Mapping[str, Artifact]) -> dict[str, Any]:
         """Return `bench.json`: measured now, or earlier on the same files and settings."""
         from edgekd.benchmarking.bench import bench
-        from edgekd.benchmarking.results import read_result
 
         settings = self.recipe.bench
         origin = Origin(
