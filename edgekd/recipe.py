@@ -310,13 +310,19 @@ def parse_recipe(document: Mapping[str, Any], where: str = "recipe") -> Recipe:
         problems = [_explain(detail, document) for detail in error.errors()]
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems)) from error
     for key, value, wanted in _paths(recipe):
-        with reading(f"{where}: {key}", RecipeError, "path"):  # such as a name that is too long
-            found = "file" if value.is_file() else "folder" if value.is_dir() else None
+        found = _kind(value)
         if found is None:
             raise RecipeError(f"{where}: {key} = {str(value)!r}: no such file or folder")
         if found != wanted:
             raise RecipeError(f"{where}: {key} = {str(value)!r}: this is a {found}; expected a {wanted}")
     return recipe
+
+
+def _kind(path: Path) -> Literal["file", "folder"] | None:
+    try:
+        return "file" if path.is_file() else "folder" if path.is_dir() else None
+    except OSError:  # no permission, or too long a name
+        return None
 
 
 def _not_plain(value: object, dotted: str = "") -> Iterator[str]:

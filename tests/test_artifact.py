@@ -267,6 +267,6 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    for length in (250, 300):
-        with pytest.raises(OutputError, match="File name too long"):
-            write_bytes(tmp_path / ("x" * length), b"")
+    write_bytes(tmp_path / ("x" * 255), b"")  # the longest there is
+    with pytest.raises(OutputError, match="File name too long"):
+        write_bytes(tmp_path / ("x" * 256), b"")
