@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -320,7 +320,7 @@ class _Pipeline:
         settings = self.recipe.quantize
         target = find_target(settings.target).name
         samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
-        method = Method(rounding=settings.rounding, bias_correction=settings.bias_correction)
+        method = Method(**{field.name: getattr(settings, field.name) for field in fields(Method)})
         effective = {"target": target, "samples": samples, **asdict(method)}
         digest = self._recipe_digest(without=("bench",), quantize=effective)
         origin = Origin(

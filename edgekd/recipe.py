@@ -209,6 +209,9 @@ class QuantizeSettings(Settings):
     """The instruction set the file is for; `auto` is this machine's."""
     samples: Count | None = None
     """At most so many calibration samples; the whole split by default."""
+    ranges: Literal["minmax", "percentile", "entropy", "mse", "auto"] = "mse"
+    """How the range of an activation is chosen: all that was seen, 99.99 % of it, by least change of the
+    distribution, by least squared error, or that one of these from which the nodes that read it suffer least."""
     rounding: Literal["gptq", "nearest"] = "gptq"
     """Round weights with the layer's error in view (GPTQ, arXiv:2210.17323), or each for itself."""
     bias_correction: bool = True

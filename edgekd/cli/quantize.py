@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekd.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from edgekd.quantization.static import Rounding
+# One option for each field of `edgekd.quantization.static.Method`, and of the same name.
+METHOD_OPTIONS = (
+    click.option(
+        "--ranges",
+        type=click.Choice(["minmax", "percentile", "entropy", "mse", "auto"]),
+        default="mse",
+        show_default=True,
+        help="How the range of an activation is chosen; auto asks the nodes that read it, and takes longest.",
+    ),
+    click.option(
+        "--rounding",
+        type=click.Choice(["gptq", "nearest"]),
+        default="gptq",
+        show_default=True,
+        help="Round weights with the layer's error in view, or each for itself.",
+    ),
+    click.option(
+        "--bias-correction/--no-bias-correction",
+        default=True,
+        show_default=True,
+        help="Let biases make good the mean error of rounding.",
+    ),
+)
+
+
+def method_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `METHOD_OPTIONS`."""
+    for option in reversed(METHOD_OPTIONS):
+        function = option(function)
+    return function
 
 
 @click.command("quantize")
@@ -32,20 +62,10 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Instruction set; auto is this machine's, and the default. Several give a file each.",
 )
-@click.option(
-    "--rounding",
-    type=click.Choice(["gptq", "nearest"]),
-    default="gptq",
-    show_default=True,
-    help="Round weights with the layer's error in view, or each for itself.",
-)
-@click.option(
-    "--bias-correction/--no-bias-correction",
-    default=True,
-    show_default=True,
-    help="Let biases make good the mean error of rounding.",
-)
+@method_options
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="At most so many calibration samples.")
+@click.option("--cache", type=options.FILE, metavar="DIR", help="Keep calibrated ranges here for the next call.")
+@click.option("--measure", is_flag=True, help="Time here what of the file still computes in fp32.")
 @options.max_drop
 @options.image_options
 @click.option("-o", "output", type=options.FILE, required=True, metavar="OUT.onnx")
@@ -55,14 +75,15 @@ def command(
     calibration: str,
     evaluation: str | None,
     targets: tuple[str, ...],
-    rounding: Rounding,
-    bias_correction: bool,
     samples: int | None,
+    cache: Path | None,
+    measure: bool,
     max_drop: float | None,
     contract: Path | None,
     labels: str,
     output: Path,
     json_path: Path | None,
+    **method: Any,
 ) -> None:
     """Quantize an ONNX model to static INT8 for a target.
 
@@ -79,12 +100,14 @@ def command(
     job = Quantization(
         model,
         calibration,
-        method=Method(rounding=rounding, bias_correction=bias_correction),
+        method=Method(**method),
         samples=samples,
         evaluation=evaluation,
         max_drop=max_drop,
         contract=options.open_contract(contract),
         labels=labels,
+        measure=measure,
+        cache=cache,
         progress=ui.progress(),
     )
     if single:

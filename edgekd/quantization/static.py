@@ -68,7 +68,7 @@ class Method:
 
     rounding: Rounding = "gptq"
     bias_correction: bool = True
-    ranges: RangeMethod = "minmax"
+    ranges: RangeMethod = "mse"
 
     @property
     def needs_moments(self) -> bool:
@@ -142,6 +142,7 @@ def quantize(
     labels: str = "folder",
     metadata: Mapping[str, str] | None = None,
     measure: bool = False,
+    cache: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Quantize an fp32 ONNX model to static INT8 for a target, and write it.
@@ -162,6 +163,7 @@ def quantize(
         labels: For folders of images: `"folder"`, `"prefix"` or the name of a CSV file.
         metadata: Further entries for the file; keys start with `edgekd.`.
         measure: Whether to measure what computes in fp32 nonetheless (`audit.py`); the times are this machine's.
+        cache: A folder that keeps calibrated ranges for the next call with the same question; see `calibrate`.
         progress: Listener.
 
     Raises:
@@ -181,6 +183,7 @@ def quantize(
         labels=labels,
         metadata=metadata,
         measure=measure,
+        cache=cache,
         progress=progress,
     )
     return job.write(target, output)
@@ -205,6 +208,7 @@ class Quantization:
         labels: str = "folder",
         metadata: Mapping[str, str] | None = None,
         measure: bool = False,
+        cache: str | Path | None = None,
         progress: Progress = SILENT,
     ) -> None:
         if samples is not None and samples < 1:
@@ -235,6 +239,7 @@ class Quantization:
             limit=samples,
             batch_size=batch_size,
             progress=progress,
+            cache=None if cache is None else Path(cache),
         )
         if method.bias_correction:
             add_missing_biases(self._model)

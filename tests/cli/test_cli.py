@@ -90,6 +90,28 @@ def test_quantize_evaluate_and_bench_by_file(line: Line, model: Path, data: Path
     assert content["models"][0]["latency_ms"]["samples"] == 20
 
 
+def test_the_method_of_quantization_is_what_was_asked_for(
+    line: Line, model: Path, data: Path, tmp_path: Path
+) -> None:
+    asked = (
+        "--ranges",
+        "percentile",
+        "--rounding",
+        "nearest",
+        "--no-bias-correction",
+        "--cache",
+        "kept",
+        "--measure",
+    )
+    line("quantize", model, "--calibration", data, "--samples", "12", *asked, "-o", "q.onnx", "--json", "q.json")
+    content = json.loads((tmp_path / "q.json").read_bytes())
+    effective = {key: content["effective"][key] for key in ("ranges", "rounding", "bias_correction")}
+    assert effective == {"ranges": "percentile", "rounding": "nearest", "bias_correction": False}
+    assert content["calibration"] == {"samples": 12, "method": "percentile"}
+    assert content["audit"]["time_us"] > 0
+    assert len(list((tmp_path / "kept").glob("*.ranges.json"))) == 1
+
+
 def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
     line: Line, model: Path, tmp_path: Path, images: np.ndarray
 ) -> None:
