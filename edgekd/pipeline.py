@@ -314,14 +314,14 @@ class _Pipeline:
         return self.stage(f"{role}.onnx", origin, make)
 
     def quantize(self, student: Artifact) -> Artifact:
-        from edgekd.quantization.static import Method, quantize
+        from edgekd.quantization.static import Method, Quantization
         from edgekd.targets import find_target
 
         settings = self.recipe.quantize
         target = find_target(settings.target).name
         samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
         method = Method(**{field.name: getattr(settings, field.name) for field in fields(Method)})
-        effective = {"target": target, "samples": samples, **asdict(method)}
+        effective = {"target": target, "samples": samples, "max_drop": settings.max_drop, **asdict(method)}
         digest = self._recipe_digest(without=("bench",), quantize=effective)
         origin = Origin(
             stage="quantize",
@@ -335,16 +335,19 @@ class _Pipeline:
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            quantized = quantize(
+            job = Quantization(
                 student.path,
                 self.splits.calibration,
-                None,
-                target=target,
                 method=method,
                 samples=samples,
+                evaluation=None
+                if settings.max_drop is None
+                else self.splits.validation,  # the test split only judges
+                max_drop=settings.max_drop,
                 metadata={"edgekd.recipe": digest},
                 progress=self.progress,
             )
+            quantized = job.make(find_target(target), "student.int8.onnx")
             return quantized.content, quantized.to_json()
 
         return self.stage("student.int8.onnx", origin, make)

@@ -76,7 +76,7 @@ class SplitSettings(Settings):
     test: Part = 0.2
     """The test split; not taken where the source brings its own (IDX files, `train/` and `test/` folders)."""
     validation: Part = 0.1
-    """Chooses the best epoch."""
+    """Chooses the best epoch, and layers to leave in fp32."""
     calibration: Part = 0.1
     """Sets the ranges of the quantization."""
     train: Count | None = None
@@ -217,7 +217,8 @@ class QuantizeSettings(Settings):
     bias_correction: bool = True
     """Let biases make good the mean error of rounding."""
     max_drop: float | None = Field(default=None, ge=0, le=1)
-    """The gate: how much test accuracy the INT8 file may lose against the fp32 one. None: no gate."""
+    """The gate: how much test accuracy the INT8 file may lose against the fp32 one. Layers stay in fp32, as few as
+    can be, where the validation split would lose more. None: no gate."""
 
 
 class BenchSettings(Settings):

@@ -120,4 +120,5 @@ def command(
     options.show_and_write(lambda: ui.say("\n".join(texts)), json_path, content)
     for path, result in results.items():
         if result.evaluation is not None and max_drop is not None:
-            require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.")
+            reason = None if result.search is None else result.search.reason
+            require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.", reason=reason)

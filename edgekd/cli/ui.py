@@ -209,6 +209,8 @@ def report_table(content: Mapping[str, Any]) -> None:
         f"{100 * (teacher['top1'] - int8['top1']):.2f} points less accurate; it agrees with the fp32 student on "
         f"{share(content['int8']['agreement_fp32'])} of the samples."
     )
+    if content["int8"]["fp32_reason"] is not None:
+        say(f"On the validation split: {content['int8']['fp32_reason']}.")
     ratio = content["int8"]["latency_ratio_fp32"]
     if ratio is not None:
         slower = "; at this size the INT8 file is the slower one" if ratio["min"] > 1 else ""
@@ -218,20 +220,54 @@ def report_table(content: Mapping[str, Any]) -> None:
 
 
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
-    """Return what an INT8 file is, in a line or two."""
-    saturation = content["saturation"]
-    certificate = f"{saturation['can_saturate'] or 'none'} of {counted(saturation['layers'], 'layer')} can saturate"
-    left = f"; left in fp32: {', '.join(content['fp32_layers'])}" if content["fp32_layers"] else ""
-    text = f"{path}: {bytes_text(size)} for {content['target']}, {certificate}{left}"
-    scored = content["evaluation"]
-    return text if scored is None else f"{text}\n{evaluation_text(scored)}"
+    """Return what an INT8 file is: a line for the file, and one for each thing to know of it."""
+    lines = [
+        ("saturation", _saturation_words(content["saturation"])),
+        ("in fp32", _fp32_words(content)),
+        ("at run time", _audit_words(content["audit"])),
+    ]
+    if content["evaluation"] is not None:
+        lines.append(("accuracy", evaluation_text(content["evaluation"])))
+    told = "\n".join(f"  {name:<12} {words}" for name, words in lines)
+    return f"{path}: {bytes_text(size)} for {content['target']}\n{told}"
+
+
+def _saturation_words(saturation: Mapping[str, Any]) -> str:
+    """Return the certificate's verdict."""
+    able = saturation["can_saturate"]
+    layers = f"{able or 'none'} of {counted(saturation['layers'], 'layer')} can saturate on {saturation['target']}"
+    return f"{layers}; the worst: {saturation['worst'][0]['layer']}" if able and saturation["worst"] else layers
+
+
+def _fp32_words(content: Mapping[str, Any]) -> str:
+    """Return which layers stay in fp32, and why."""
+    layers, reason = content["fp32_layers"], content["fp32_reason"]
+    if not layers and not reason:
+        return "no layer"
+    why = reason or "they do not read weights that are quantized"
+    return f"{', '.join(layers) or 'no layer'}: {why}"
+
+
+def _audit_words(audit: Mapping[str, Any]) -> str:
+    """Return what onnxruntime makes of the file."""
+    integers = counted(sum(audit["quantized"].values()), "integer operator")
+    words = f"{integers}, {counted(audit['surviving_qdq'], 'Q/DQ conversion')} left"
+    broken = [island for island in audit["fp32_islands"] if island["place"] == "between"]
+    if broken:
+        names = ", ".join("+".join(island["operators"]) for island in broken)
+        words += f", fp32 between integers: {names}"
+    if audit["time_us"] is not None:
+        slow = sum(island["share"] for island in audit["fp32_islands"])
+        words += f", {slow:.0%} of the time in fp32"
+    return words
 
 
 def evaluation_text(content: Mapping[str, Any]) -> str:
     """Return the figures of an evaluation in a line."""
     parts = [counted(content["samples"], "sample")]
     if content["top1"] is not None:
-        parts.append(f"top-1 {share(content['top1'])}")
+        against = "" if content["reference_top1"] is None else f" (reference {share(content['reference_top1'])})"
+        parts.append(f"top-1 {share(content['top1'])}{against}")
     if content["agreement"] is not None:
         parts.append(f"agrees with the reference on {share(content['agreement'])}")
         parts.append(f"SQNR {content['sqnr_db']:.1f} dB")
