@@ -65,7 +65,7 @@ def method_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @method_options
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="At most so many calibration samples.")
 @click.option("--cache", type=options.FILE, metavar="DIR", help="Keep calibrated ranges here for the next call.")
-@click.option("--measure", is_flag=True, help="Time here what of the file still computes in fp32.")
+@click.option("--measure", is_flag=True, help="Time the file beside the fp32 model, here, and what of it is fp32.")
 @options.max_drop
 @options.image_options
 @click.option("-o", "output", type=options.FILE, required=True, metavar="OUT.onnx")
@@ -91,7 +91,8 @@ def command(
     recipe: RECIPE.toml#calibration. With several targets OUT is a folder: a file for each, and manifest.json.
     """
     from edgekd.cli import ui
-    from edgekd.quantization.static import MANIFEST, Method, Quantization
+    from edgekd.quantization.job import MANIFEST
+    from edgekd.quantization.static import Method, Quantization
     from edgekd.scoring import require_drop
 
     single = len(set(targets)) == 1

@@ -226,6 +226,8 @@ def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
         ("in fp32", _fp32_words(content)),
         ("at run time", _audit_words(content["audit"])),
     ]
+    if content["speed"] is not None:
+        lines.append(("speed", speed_words(content["speed"])))
     if content["evaluation"] is not None:
         lines.append(("accuracy", evaluation_text(content["evaluation"])))
     told = "\n".join(f"  {name:<12} {words}" for name, words in lines)
@@ -260,6 +262,16 @@ def _audit_words(audit: Mapping[str, Any]) -> str:
         slow = sum(island["share"] for island in audit["fp32_islands"])
         words += f", {slow:.0%} of the time in fp32"
     return words
+
+
+def speed_words(speed: Mapping[str, Any]) -> str:
+    """Return how long an inference takes beside the fp32 model."""
+    ratio = speed["ratio"]
+    verdict = "SLOWER than fp32" if speed["slower"] else "faster than fp32"
+    return (
+        f"{verdict}: {speed['file_ms']:.3g} ms against {speed['fp32_ms']:.3g} ms, {ratio['median']:.2f} times "
+        f"({ratio['min']:.2f} to {ratio['max']:.2f} over {speed['blocks']} alternating blocks, one thread)"
+    )
 
 
 def evaluation_text(content: Mapping[str, Any]) -> str:

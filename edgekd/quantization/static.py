@@ -11,36 +11,29 @@ what of it runs in integers (`audit.py`).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import onnx
 
-from edgekd.artifact import indented_json, write_bytes, write_files
-from edgekd.errors import ModelError, UsageError
-from edgekd.graph.folding import fold
+from edgekd.errors import UsageError
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.metadata import write_metadata
 from edgekd.progress import SILENT, Progress
-from edgekd.quantization.audit import Audit, audit
 from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
 from edgekd.quantization.costs import layer_costs
+from edgekd.quantization.job import Job
 from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
-from edgekd.quantization.saturation import Certificate, certify
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
-from edgekd.runtime import open_model, open_samples, predict, read_self_contained
-from edgekd.scoring import Evaluation, score
-from edgekd.targets import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -48,10 +41,10 @@ if TYPE_CHECKING:
     from edgekd.data import Contract
     from edgekd.data.opening import DataLike
     from edgekd.data.samples import Samples
+    from edgekd.quantization.job import Common
+    from edgekd.quantization.result import Quantized
+    from edgekd.targets import Target
 
-SCHEMA = "edgekd.quantization/1"
-MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = "edgekd.quantized-files/1"
 Rounding = Literal["gptq", "nearest"]
 BATCH_BYTES = 2**20  # of inputs; a network holds some fifty times as much in activations
 
@@ -74,58 +67,6 @@ class Method:
     def needs_moments(self) -> bool:
         """Whether the inputs of layers have to be looked at."""
         return self.rounding == "gptq" or self.bias_correction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """An INT8 model as bytes, and what is known of it.
-
-    Attributes:
-        content: The file.
-        target: The instruction set it is for.
-        effective: The settings that took effect.
-        samples: Calibration samples used.
-        fp32_layers: Layers (Conv, Gemm, MatMul) left in fp32, by node name.
-        saturation: What the file's weights say of saturation on the target.
-        audit: What of the file runs in integers on this machine.
-        evaluation: Against the fp32 model, when evaluation data was given.
-        max_drop: The gate, or None.
-        search: How layers to keep in fp32 were searched for; None where none had to be.
-    """
-
-    content: bytes
-    target: Target
-    effective: Mapping[str, Any]
-    samples: int
-    fp32_layers: tuple[str, ...]
-    saturation: Certificate
-    audit: Audit
-    evaluation: Evaluation | None = None
-    max_drop: float | None = None
-    search: Search | None = None
-
-    @property
-    def gate_met(self) -> bool | None:
-        """Whether the gate was met; None where nothing is gated."""
-        if self.max_drop is None or self.evaluation is None:
-            return None
-        return self.evaluation.drop <= self.max_drop
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form of the contract `edgekd.quantization/1`."""
-        return {
-            "schema": SCHEMA,
-            "target": self.target.name,
-            "effective": dict(self.effective),
-            "fp32_layers": list(self.fp32_layers),
-            "fp32_reason": None if self.search is None else self.search.reason,
-            "mixed_precision": None if self.search is None else self.search.to_json(),
-            "audit": self.audit.to_json(),
-            "saturation": self.saturation.to_json(),
-            "calibration": {"samples": self.samples, "method": self.effective["ranges"]},
-            "gate": {"max_drop": self.max_drop, "met": self.gate_met},
-            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
-        }
 
 
 def quantize(
@@ -162,7 +103,8 @@ def quantize(
         contract: How images become inputs; by default what the model's own metadata say.
         labels: For folders of images: `"folder"`, `"prefix"` or the name of a CSV file.
         metadata: Further entries for the file; keys start with `edgekd.`.
-        measure: Whether to measure what computes in fp32 nonetheless (`audit.py`); the times are this machine's.
+        measure: Whether to time the file beside the fp32 model (`speed.py`), where this machine is the target, and
+            what of it computes in fp32 nonetheless (`audit.py`).
         cache: A folder that keeps calibrated ranges for the next call with the same question; see `calibrate`.
         progress: Listener.
 
@@ -189,11 +131,13 @@ def quantize(
     return job.write(target, output)
 
 
-class Quantization:
-    """One model and its calibration, from which files for any number of targets are made.
+class Quantization(Job):
+    """One model and its calibration, from which static INT8 files for any number of targets are made.
 
     The arguments are those of `quantize`.
     """
+
+    operators = OPERATORS
 
     def __init__(
         self,
@@ -202,98 +146,42 @@ class Quantization:
         *,
         method: Method | None = None,
         samples: int | None = None,
-        evaluation: DataLike | None = None,
-        max_drop: float | None = None,
-        contract: Contract | None = None,
-        labels: str = "folder",
-        metadata: Mapping[str, str] | None = None,
-        measure: bool = False,
         cache: str | Path | None = None,
-        progress: Progress = SILENT,
+        **common: Unpack[Common],
     ) -> None:
         if samples is not None and samples < 1:
             raise UsageError(f"samples: expected 1 or more, got {samples}")
-        method = method or Method()
-        if max_drop is not None and evaluation is None:
-            raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
-        self._path = None if isinstance(model, bytes) else Path(model)
-        self._name = "the model" if isinstance(model, bytes) else str(model)
-        self._original = open_model(model, name=self._name)
-        content = model if isinstance(model, bytes) else read_self_contained(model)
-        data = open_samples(self._original, calibration, contract=contract, labels=labels)
-        self._judges: Samples | None = None
-        if evaluation is not None:
-            self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
-        folded = fold(content, self._name)
-        _require_quantizable(folded, self._name)
-        self._model = make_fusible(folded)
-        self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
-        self._data, self._measure = data, measure
-        self._samples = min(len(data), samples or len(data))
-        batch_size = _batch_size(data)
+        super().__init__(model, **common)
+        self._method = method or Method()
+        self._data = self._open(calibration)
+        self._samples = min(len(self._data), samples or len(self._data))
+        self._model = make_fusible(self._folded)
+        batch_size = _batch_size(self._data)
         self._ranges = calibrate(
             self._model,
-            data,
-            method=method.ranges,
+            self._data,
+            method=self._method.ranges,
             name=self._name,
             limit=samples,
             batch_size=batch_size,
-            progress=progress,
+            progress=self._progress,
             cache=None if cache is None else Path(cache),
         )
-        if method.bias_correction:
+        if self._method.bias_correction:
             add_missing_biases(self._model)
         self._layers = find_layers(self._model)
         self._moments: dict[str, Moments] = {}
-        if method.needs_moments:
+        if self._method.needs_moments:
             self._moments = collect_moments(
                 self._model,
                 self._layers,
-                data,
+                self._data,
                 name=self._name,
                 limit=samples,
                 batch_size=batch_size,
-                progress=progress,
+                progress=self._progress,
             )
         self._chosen: dict[tuple[str, str, float], tuple[QuantizedWeights, NDArray[np.float32]]] = {}
-        self._expected: NDArray[Any] | None = None
-
-    def write(self, target: str, output: str | Path | None) -> Quantized:
-        """Write the file for one target, or none if `output` is None.
-
-        Raises:
-            UsageError: `output` is the model itself.
-        """
-        if output is not None and self._path is not None and Path(output).exists() and self._path.samefile(output):
-            raise UsageError(f"{output}: this is the fp32 model itself; name another file with -o")
-        result = self.make(find_target(target), None if output is None else str(output))
-        if output is not None:
-            write_bytes(Path(output), result.content)
-        return result
-
-    def write_all(self, targets: Sequence[str], folder: str | Path) -> dict[Path, Quantized]:
-        """Write `<stem>.<target>.onnx` for each target, and `manifest.json`: all of them or none.
-
-        The manifest says which file is for which CPU.
-        """
-        chosen = list(dict.fromkeys(find_target(name) for name in targets))
-        stem = Path(self._name).stem
-        paths = {target: Path(folder) / f"{stem}.{target.name}.onnx" for target in chosen}
-        results = {path: self.make(target, str(path)) for target, path in paths.items()}
-        files = [
-            {
-                "target": result.target.name,
-                "machine": result.target.machine,
-                "file": path.name,
-                "sha256": hashlib.sha256(result.content).hexdigest(),
-                "saturation": result.saturation.to_json(worst=0),
-            }
-            for path, result in results.items()
-        ]
-        manifest = indented_json({"schema": MANIFEST_SCHEMA, "files": files})
-        contents = {path: result.content for path, result in results.items()}
-        write_files({**contents, Path(folder) / MANIFEST: manifest})
-        return results
 
     def make(self, target: Target, path: str | None) -> Quantized:
         """Return the file for a target, unwritten; `path` is what its evaluation calls it.
@@ -309,10 +197,10 @@ class Quantization:
             search = self._search(target, full, path, self._max_drop)
             content, evaluation = search.best.content, search.best.evaluation
             self._progress.note(search.reason)
-        model = onnx.load_from_string(content)
-        return Quantized(
-            content=content,
-            target=target,
+        return self._describe(
+            content,
+            target,
+            path,
             effective={
                 "target": target.name,
                 "activations": target.activations,
@@ -322,12 +210,9 @@ class Quantization:
                 "format": "QDQ",
                 **asdict(self._method),
             },
-            samples=self._samples,
-            fp32_layers=fp32_layers(model),
-            saturation=certify(model, target),
-            audit=audit(content, name=path, samples=self._data if self._measure else None),
             evaluation=evaluation,
-            max_drop=self._max_drop,
+            data=self._data,
+            samples=self._samples,
             search=search,
         )
 
@@ -393,28 +278,8 @@ class Quantization:
             return chosen, layer.bias_values
         return chosen, corrected_bias(layer, chosen, moments, input_scale)
 
-    def _judge(self, content: bytes, path: str, progress: Progress) -> Evaluation | None:
-        if self._judges is None:
-            return None
-        if self._expected is None:
-            self._expected = predict(self._original, self._judges, title="evaluate fp32", progress=progress)
-        outputs = predict(open_model(content, name=path), self._judges, title="evaluate int8", progress=progress)
-        digest = hashlib.sha256(content).hexdigest()
-        return score(path, digest, outputs, self._judges.labels, self._expected)
-
 
 def _batch_size(data: Samples) -> int:
     """Return how many samples to run at a time: what fits into `BATCH_BYTES` of inputs, at most 16."""
     size = sum(array.nbytes for array in data.batch([0]).values())
     return max(1, min(16, BATCH_BYTES // max(size, 1)))
-
-
-def _require_quantizable(model: onnx.ModelProto, name: str) -> None:
-    types = {node.op_type for node in model.graph.node}
-    if "QuantizeLinear" in types or "DynamicQuantizeLinear" in types:
-        raise ModelError(f"{name}: this model is quantized already; quantize the fp32 model it was made from")
-    if not types & set(OPERATORS):
-        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(OPERATORS)}")
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    if any(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for value in values):
-        raise ModelError(f"{name}: it holds float16 activations; quantize the float32 model it was made from")

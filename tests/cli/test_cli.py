@@ -131,12 +131,17 @@ def test_the_method_of_quantization_is_what_was_asked_for(
         "kept",
         "--measure",
     )
-    line("quantize", model, "--calibration", data, "--samples", "12", *asked, "-o", "q.onnx", "--json", "q.json")
+    said = line(
+        "quantize", model, "--calibration", data, "--samples", "12", *asked, "-o", "q.onnx", "--json", "q.json"
+    )
     content = json.loads((tmp_path / "q.json").read_bytes())
     effective = {key: content["effective"][key] for key in ("ranges", "rounding", "bias_correction")}
     assert effective == {"ranges": "percentile", "rounding": "nearest", "bias_correction": False}
     assert content["calibration"] == {"samples": 12, "method": "percentile"}
     assert content["audit"]["time_us"] > 0
+    assert "of the time in fp32" in said
+    verdict = "SLOWER" if content["speed"]["slower"] else "faster"
+    assert f"  speed        {verdict} than fp32: " in said
     assert len(list((tmp_path / "kept").glob("*.ranges.json"))) == 1
 
 
