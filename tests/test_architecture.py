@@ -38,6 +38,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"data", "runtime", "scoring"},
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
+    "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
     "benchmarking": LEAVES | {"devices", "drivers"},
     "preflight": LEAVES | {"data", "models", "devices"},
     "reporting": LEAVES,
