@@ -314,14 +314,19 @@ class _Pipeline:
         return self.stage(f"{role}.onnx", origin, make)
 
     def quantize(self, student: Artifact) -> Artifact:
-        from edgekd.quantization.static import Method, Quantization
+        from edgekd.quantization.modes import open_job
+        from edgekd.quantization.static import Method
         from edgekd.targets import find_target
 
         settings = self.recipe.quantize
         target = find_target(settings.target).name
-        samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
-        method = Method(**{field.name: getattr(settings, field.name) for field in fields(Method)})
-        effective = {"target": target, "samples": samples, "max_drop": settings.max_drop, **asdict(method)}
+        effective = {"mode": settings.mode, "target": target, "max_drop": settings.max_drop}
+        calibrated: dict[str, Any] = {}
+        if settings.mode == "static":
+            samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
+            method = Method(**{field.name: getattr(settings, field.name) for field in fields(Method)})
+            effective |= {"samples": samples, **asdict(method)}
+            calibrated = {"method": method, "samples": samples}
         digest = self._recipe_digest(without=("bench",), quantize=effective)
         origin = Origin(
             stage="quantize",
@@ -335,11 +340,11 @@ class _Pipeline:
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            job = Quantization(
+            job = open_job(
                 student.path,
-                self.splits.calibration,
-                method=method,
-                samples=samples,
+                self.splits.calibration if settings.mode == "static" else None,
+                mode=settings.mode,
+                **calibrated,
                 evaluation=None
                 if settings.max_drop is None
                 else self.splits.validation,  # the test split only judges

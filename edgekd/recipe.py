@@ -203,8 +203,10 @@ class ExportSettings(Settings):
 
 
 class QuantizeSettings(Settings):
-    """Static INT8."""
+    """INT8."""
 
+    mode: Literal["static", "dynamic"] = "static"
+    """Activations quantized once, from the calibration split; or, for networks of matrices, anew at every run."""
     target: str = "auto"
     """The instruction set the file is for; `auto` is this machine's."""
     samples: Count | None = None

@@ -218,6 +218,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def input_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
+    """Return the numpy dtype of an input, or None if it holds no plain numbers."""
+    kind = _DTYPES.get(spec.dtype)
+    return None if kind is None else np.dtype(kind)
+
+
 def open_samples(
     model: Model,
     data: DataLike,
@@ -258,7 +264,7 @@ def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> 
                 f"{where}: the model {model.name} takes {spec.name!r} of shape {wanted}, "
                 f"the data has {['N', *array.shape[1:]]}"
             )
-        dtype = _DTYPES.get(spec.dtype)
+        dtype = input_dtype(spec)
         if dtype is None or not np.can_cast(array.dtype, dtype, casting="same_kind"):
             raise DataError(
                 f"{where}: the model {model.name} takes {spec.name!r} as {spec.dtype}, the data is {array.dtype}"

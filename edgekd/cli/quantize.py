@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edgekd.quantization.modes import Mode
+
 # One option for each field of `edgekd.quantization.static.Method`, and of the same name.
 METHOD_OPTIONS = (
     click.option(
@@ -47,11 +49,17 @@ def method_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("quantize")
 @click.argument("model", type=options.FILE)
 @click.option(
+    "--mode",
+    type=click.Choice(["static", "dynamic", "fp16"]),
+    default="static",
+    show_default=True,
+    help="INT8 from calibration data; INT8 whose activations are quantized at run time; or weights in fp16.",
+)
+@click.option(
     "--calibration",
     type=options.DATA,
-    required=True,
     metavar="DATA",
-    help="Sets the ranges: .npz, folder or RECIPE#split.",
+    help="Sets the ranges of static INT8: .npz, folder or RECIPE#split.",
 )
 @click.option("--evaluation", type=options.DATA, metavar="DATA", help="Scores the result against the fp32 model.")
 @click.option(
@@ -72,7 +80,8 @@ def method_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @options.json_file
 def command(
     model: Path,
-    calibration: str,
+    mode: Mode,
+    calibration: str | None,
     evaluation: str | None,
     targets: tuple[str, ...],
     samples: int | None,
@@ -85,23 +94,29 @@ def command(
     json_path: Path | None,
     **method: Any,
 ) -> None:
-    """Quantize an ONNX model to static INT8 for a target.
+    """Quantize an ONNX model for a target.
 
     DATA is an .npz (arrays named like the model's inputs, optional labels), a folder of images, or a split of a
-    recipe: RECIPE.toml#calibration. With several targets OUT is a folder: a file for each, and manifest.json.
+    recipe: RECIPE.toml#calibration. Without data, "--calibration synthetic" makes samples up: a stopgap.
+
+    With several targets OUT is a folder: a file for each, and manifest.json.
     """
     from edgekd.cli import ui
     from edgekd.quantization.job import MANIFEST
-    from edgekd.quantization.static import Method, Quantization
+    from edgekd.quantization.modes import open_job
+    from edgekd.quantization.static import Method
     from edgekd.scoring import require_drop
 
+    if mode != "static":
+        _refuse_method(mode)
     single = len(set(targets)) == 1
     written = output if single else output / MANIFEST
     options.claim({"-o": written, "--json": json_path}, [model, calibration, evaluation, contract])
-    job = Quantization(
+    job = open_job(
         model,
         calibration,
-        method=Method(**method),
+        mode=mode,
+        method=Method(**method) if mode == "static" else None,
         samples=samples,
         evaluation=evaluation,
         max_drop=max_drop,
@@ -123,3 +138,16 @@ def command(
         if result.evaluation is not None and max_drop is not None:
             reason = None if result.search is None else result.search.reason
             require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.", reason=reason)
+
+
+def _refuse_method(mode: Mode) -> None:
+    """Refuse options that only static INT8 reads; the library does so for those that have no default."""
+    from dataclasses import fields
+
+    from edgekd.quantization.static import Method
+
+    context = click.get_current_context()
+    options_by_name = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for field in fields(Method):
+        if context.get_parameter_source(field.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"{options_by_name[field.name]} belongs to static INT8, not to --mode {mode}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 10.0
 BARS_EVERY_S = 0.1
+NAMED = 8  # layers listed by name
 _UNBOUNDED = 1_000_000
 
 
@@ -220,8 +221,13 @@ def report_table(content: Mapping[str, Any]) -> None:
 
 
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:
-    """Return what an INT8 file is: a line for the file, and one for each thing to know of it."""
-    lines = [
+    """Return what a quantized file is: a line for the file, and one for each thing to know of it."""
+    from edgekd.quantization.synthetic import SYNTHETIC_WARNING
+
+    lines = [] if not content["calibration"]["synthetic"] else [("calibration", f"SYNTHETIC: {SYNTHETIC_WARNING}")]
+    if content["effective"].get("batch_dependent"):
+        lines.append(("batches", "an answer depends on the samples beside it; scored one sample at a time"))
+    lines += [
         ("saturation", _saturation_words(content["saturation"])),
         ("in fp32", _fp32_words(content)),
         ("at run time", _audit_words(content["audit"])),
@@ -243,11 +249,15 @@ def _saturation_words(saturation: Mapping[str, Any]) -> str:
 
 def _fp32_words(content: Mapping[str, Any]) -> str:
     """Return which layers stay in fp32, and why."""
-    layers, reason = content["fp32_layers"], content["fp32_reason"]
+    layers, reason, mode = content["fp32_layers"], content["fp32_reason"], content["effective"]["mode"]
+    if mode == "fp16":
+        return "all of it: only the weights are stored in fp16"
     if not layers and not reason:
         return "no layer"
-    why = reason or "they do not read weights that are quantized"
-    return f"{', '.join(layers) or 'no layer'}: {why}"
+    plain = "they do not read weights that are quantized"
+    why = reason or ("dynamic INT8 is for matrices of weights" if mode == "dynamic" else plain)
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return f"{', '.join(layers[:NAMED]) or 'no layer'}{more}: {why}"
 
 
 def _audit_words(audit: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from edgekd.quantization.qdq import fp32_layers
 from edgekd.quantization.result import Quantized
 from edgekd.quantization.saturation import certify
 from edgekd.quantization.speed import compare_speed
+from edgekd.quantization.synthetic import synthetic_samples
 from edgekd.runtime import open_model, open_samples, predict, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target, is_host
@@ -137,6 +138,7 @@ class Job(ABC):
         evaluation: Evaluation | None,
         data: Samples | None = None,
         samples: int = 0,
+        synthetic: bool = False,
         search: Search | None = None,
     ) -> Quantized:
         """Return what is known of a file, and measure it if that was asked for.
@@ -147,17 +149,21 @@ class Job(ABC):
             path: What messages call it.
             effective: The settings that took effect.
             evaluation: What it scored.
-            data: To measure it with.
+            data: To measure it with; by default evaluation samples, or a made-up one.
             samples: Calibration samples used.
+            synthetic: Whether they were made up.
             search: How layers to keep in fp32 were searched for.
         """
         model = onnx.load_from_string(content)
-        measured_with = data if self._measure else None
+        measured_with = None
+        if self._measure:
+            measured_with = data or self._judges or synthetic_samples(self._original, self._contract, 1)
         return Quantized(
             content=content,
             target=target,
             effective=effective,
             samples=samples,
+            synthetic=synthetic,
             fp32_layers=fp32_layers(model),
             saturation=certify(model, target),
             audit=audit(content, name=path, samples=measured_with),

@@ -35,6 +35,7 @@ class Quantized:
         evaluation: Against the fp32 model, when evaluation data was given.
         max_drop: The gate, or None.
         search: How layers to keep in fp32 were searched for; None where none had to be.
+        synthetic: Whether the calibration samples were made up, for want of data.
     """
 
     content: bytes
@@ -48,6 +49,7 @@ class Quantized:
     evaluation: Evaluation | None = None
     max_drop: float | None = None
     search: Search | None = None
+    synthetic: bool = False
 
     @property
     def gate_met(self) -> bool | None:
@@ -68,7 +70,11 @@ class Quantized:
             "audit": self.audit.to_json(),
             "speed": None if self.speed is None else self.speed.to_json(),
             "saturation": self.saturation.to_json(),
-            "calibration": {"samples": self.samples, "method": self.effective.get("ranges")},
+            "calibration": {
+                "samples": self.samples,
+                "method": self.effective.get("ranges"),
+                "synthetic": self.synthetic,
+            },
             "gate": {"max_drop": self.max_drop, "met": self.gate_met},
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }

@@ -30,15 +30,15 @@ from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
+from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekd.data import Contract
     from edgekd.data.opening import DataLike
     from edgekd.data.samples import Samples
     from edgekd.quantization.job import Common
@@ -69,72 +69,10 @@ class Method:
         return self.rounding == "gptq" or self.bias_correction
 
 
-def quantize(
-    model: str | Path | bytes,
-    calibration: DataLike,
-    output: str | Path | None,
-    *,
-    target: str = "auto",
-    method: Method | None = None,
-    samples: int | None = None,
-    evaluation: DataLike | None = None,
-    max_drop: float | None = None,
-    contract: Contract | None = None,
-    labels: str = "folder",
-    metadata: Mapping[str, str] | None = None,
-    measure: bool = False,
-    cache: str | Path | None = None,
-    progress: Progress = SILENT,
-) -> Quantized:
-    """Quantize an fp32 ONNX model to static INT8 for a target, and write it.
-
-    The file is written whether or not the gate is met; the result's `gate_met` says which. Where it would be missed
-    with every layer in INT8, the layers that hurt most stay in fp32: as few as meet it (`sensitivity.py`).
-
-    Args:
-        model: A file, or the bytes of one.
-        calibration: Data that sets the ranges; see `edgekd.evaluate` for its forms.
-        output: The file to write; None to write none.
-        target: Name of an instruction set (`edgekd.targets`); `"auto"` is this machine's.
-        method: How 8 bits are chosen; the best by default.
-        samples: At most so many calibration samples; all by default.
-        evaluation: Data to score the result on, against the fp32 model.
-        max_drop: The gate, judged on `evaluation`: largest loss of top-1 (of agreement without labels).
-        contract: How images become inputs; by default what the model's own metadata say.
-        labels: For folders of images: `"folder"`, `"prefix"` or the name of a CSV file.
-        metadata: Further entries for the file; keys start with `edgekd.`.
-        measure: Whether to time the file beside the fp32 model (`speed.py`), where this machine is the target, and
-            what of it computes in fp32 nonetheless (`audit.py`).
-        cache: A folder that keeps calibrated ranges for the next call with the same question; see `calibrate`.
-        progress: Listener.
-
-    Raises:
-        ModelError: the model is missing, damaged, already quantized, or has nothing to quantize.
-        DataError: data is missing, damaged or does not fit the model.
-        UsageError: no such target, or a gate without data to judge it on.
-        OutputError: the file cannot be written; an earlier one stays.
-    """
-    job = Quantization(
-        model,
-        calibration,
-        method=method,
-        samples=samples,
-        evaluation=evaluation,
-        max_drop=max_drop,
-        contract=contract,
-        labels=labels,
-        metadata=metadata,
-        measure=measure,
-        cache=cache,
-        progress=progress,
-    )
-    return job.write(target, output)
-
-
 class Quantization(Job):
     """One model and its calibration, from which static INT8 files for any number of targets are made.
 
-    The arguments are those of `quantize`.
+    The arguments are those of `edgekd.quantize`.
     """
 
     operators = OPERATORS
@@ -153,7 +91,12 @@ class Quantization(Job):
             raise UsageError(f"samples: expected 1 or more, got {samples}")
         super().__init__(model, **common)
         self._method = method or Method()
-        self._data = self._open(calibration)
+        self._synthetic = isinstance(calibration, str) and calibration == SYNTHETIC
+        if self._synthetic:
+            self._data = synthetic_samples(self._original, self._contract, samples or COUNT)
+            self._progress.note(f"calibration: {SYNTHETIC_WARNING}")
+        else:
+            self._data = self._open(calibration)
         self._samples = min(len(self._data), samples or len(self._data))
         self._model = make_fusible(self._folded)
         batch_size = _batch_size(self._data)
@@ -202,6 +145,7 @@ class Quantization(Job):
             target,
             path,
             effective={
+                "mode": "static",
                 "target": target.name,
                 "activations": target.activations,
                 "weights": target.weights,
@@ -212,6 +156,7 @@ class Quantization(Job):
             },
             evaluation=evaluation,
             data=self._data,
+            synthetic=self._synthetic,
             samples=self._samples,
             search=search,
         )
@@ -220,9 +165,13 @@ class Quantization(Job):
         """Return the file for a target with the layers of these names in fp32."""
         quantized = to_qdq(self._model, self._ranges, target, fp32)
         self._improve(quantized, target, progress)
-        write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})
+        write_metadata(quantized, {"edgekd.target": target.name, "edgekd.mode": "static", **self._provenance()})
         content: bytes = quantized.SerializeToString(deterministic=True)
         return content
+
+    def _provenance(self) -> dict[str, str]:
+        """Return what the file's metadata say besides its target and mode."""
+        return {**({"edgekd.calibration": SYNTHETIC} if self._synthetic else {}), **self._metadata}
 
     def _search(self, target: Target, full: Attempt, path: str, max_drop: float) -> Search:
         """Return the file with the fewest layers in fp32 that meets the gate, or the best attempt."""

@@ -137,12 +137,36 @@ def test_the_method_of_quantization_is_what_was_asked_for(
     content = json.loads((tmp_path / "q.json").read_bytes())
     effective = {key: content["effective"][key] for key in ("ranges", "rounding", "bias_correction")}
     assert effective == {"ranges": "percentile", "rounding": "nearest", "bias_correction": False}
-    assert content["calibration"] == {"samples": 12, "method": "percentile"}
+    assert content["calibration"] == {"samples": 12, "method": "percentile", "synthetic": False}
     assert content["audit"]["time_us"] > 0
     assert "of the time in fp32" in said
     verdict = "SLOWER" if content["speed"]["slower"] else "faster"
     assert f"  speed        {verdict} than fp32: " in said
     assert len(list((tmp_path / "kept").glob("*.ranges.json"))) == 1
+
+
+def test_other_modes_need_no_calibration(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    said = line("quantize", model, "--mode", "dynamic", "--evaluation", data, "-o", "d.onnx", "--json", "d.json")
+    assert "an answer depends on the samples beside it" in said
+    assert "conv1, conv2: dynamic INT8 is for matrices of weights" in said
+    assert json.loads((tmp_path / "d.json").read_bytes())["effective"]["mode"] == "dynamic"
+    said = line("quantize", model, "--mode", "fp16", "-o", "h.onnx")
+    assert "only the weights are stored in fp16" in said
+    assert (tmp_path / "h.onnx").stat().st_size < model.stat().st_size
+    for option in ("--ranges", "mse"), ("--no-bias-correction",), ("--samples", "3"), ("--calibration", data):
+        message = line("quantize", model, "--mode", "dynamic", *option, "-o", "d.onnx", code=2)
+        assert "belongs to static INT8" in message
+
+
+def test_synthetic_calibration_is_labelled_everywhere(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    said = line(
+        "quantize", model, "--calibration", "synthetic", "--evaluation", data, "-o", "q.onnx", "--json", "q.json"
+    )
+    assert "  calibration  SYNTHETIC: made-up samples, not data" in said
+    content = json.loads((tmp_path / "q.json").read_bytes())
+    assert content["calibration"] == {"samples": 128, "method": "mse", "synthetic": True}
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "q.onnx").metadata_props}
+    assert metadata["edgekd.calibration"] == "synthetic"
 
 
 def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(

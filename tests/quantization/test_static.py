@@ -125,7 +125,7 @@ def test_the_result_in_json(model: bytes, data: dict[str, np.ndarray]) -> None:
     assert content["schema"] == "edgekd.quantization/1"
     assert content["target"] == "arm64-dotprod"
     assert content["fp32_layers"] == []
-    assert content["calibration"] == {"samples": 10, "method": "mse"}
+    assert content["calibration"] == {"samples": 10, "method": "mse", "synthetic": False}
     assert content["gate"] == {"max_drop": None, "met": None}
 
 
