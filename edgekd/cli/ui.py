@@ -277,10 +277,11 @@ def _audit_words(audit: Mapping[str, Any]) -> str:
 def speed_words(speed: Mapping[str, Any]) -> str:
     """Return how long an inference takes beside the fp32 model."""
     ratio = speed["ratio"]
-    verdict = "SLOWER than fp32" if speed["slower"] else "faster than fp32"
+    verdicts = {"slower": "SLOWER than fp32", "faster": "faster than fp32", "none": "no difference from fp32"}
     return (
-        f"{verdict}: {speed['file_ms']:.3g} ms against {speed['fp32_ms']:.3g} ms, {ratio['median']:.2f} times "
-        f"({ratio['min']:.2f} to {ratio['max']:.2f} over {speed['blocks']} alternating blocks, one thread)"
+        f"{verdicts[ratio['verdict']]}: {speed['file_ms']:.3g} ms against {speed['fp32_ms']:.3g} ms, "
+        f"{ratio['median']:.2f} times [{ratio['lower']:.2f}, {ratio['upper']:.2f}] in {ratio['pairs']} alternating "
+        "pairs of blocks, one thread"
     )
 
 

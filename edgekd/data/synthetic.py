@@ -1,6 +1,6 @@
 """Made-up images, for who has no data: random, seeded, and with the statistics of photographs that matter to ranges.
 
-Power falls with the square of the spatial frequency, as it does in natural scenes (Field 1987, "Relations between the
+Power falls about with the square of the spatial frequency, as in natural scenes (Field 1987, "Relations between the
 statistics of natural images and the response properties of cortical cells"), regions end in sharp edges, colour
 channels vary mostly together, and images differ in brightness and contrast. White noise has none of that, and drives
 a network's activations where photographs never do.
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from edgekd.data.contract import Contract
 
 VERSION: Final = 1  # of the recipe below: other pixels, another fingerprint
-_TEXTURE, _REGIONS, _COLOUR = 0.5, 0.75, 0.45  # standard deviations of what a channel is the sum of
+# What a channel is the sum of: standard deviation, and by which power of the frequency the amplitude falls.
+_TEXTURE, _REGIONS, _COLOUR = (0.5, 1.0), (0.75, 2.0), (0.4, 1.5)
 _BRIGHTNESS: Final = 0.5  # of a whole image, in standard deviations of the contract
-_CONTRAST: Final = (0.5, 1.5)
+_CONTRAST: Final = (0.5, 1.25)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +78,12 @@ class SyntheticImages:
         count = (channels + 2) * height * (width // 2 + 1)
         words = random_words(count + 2, seed=self.seed, stream=Stream.SYNTHETIC, epoch=index)
         uniform: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        fields = _pink(uniform[:count].reshape(channels + 2, height, -1), (height, width))
-        shared = _TEXTURE * fields[0] + _REGIONS * np.sign(fields[1])
+        powers = np.array([_TEXTURE[1], _REGIONS[1]] + [_COLOUR[1]] * channels)
+        fields = _fields(uniform[:count].reshape(channels + 2, height, -1), powers, (height, width))
+        shared = _TEXTURE[0] * fields[0] + _REGIONS[0] * np.sign(fields[1])
         contrast = _CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * uniform[count]
         brightness = _BRIGHTNESS * np.sqrt(12) * (uniform[count + 1] - 0.5)
-        image = brightness + contrast * (shared + _COLOUR * fields[2:])
+        image = brightness + contrast * (shared + _COLOUR[0] * fields[2:])
         mean, std = (np.array(values)[:, None, None] for values in (self.contract.mean, self.contract.std))
         if self.contract.colour == "BGR":
             mean, std = mean[::-1], std[::-1]
@@ -89,16 +91,17 @@ class SyntheticImages:
         return np.ascontiguousarray(scaled.transpose(1, 2, 0))
 
 
-def _pink(phases: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return fields (n, height, width) of mean 0 and variance 1 whose amplitude falls with 1 / frequency.
+def _fields(phases: NDArray[np.float64], powers: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return fields (n, height, width) of mean 0 and variance 1 whose amplitude falls with a power of the frequency.
 
     Args:
         phases: Of each frequency, in turns, shape (n, height, width // 2 + 1).
+        powers: Shape (n,).
         size: Height and width.
     """
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
     frequency[0, 0] = np.inf
-    fields = np.fft.irfft2(np.exp(2j * np.pi * phases) / frequency, size)
+    fields = np.fft.irfft2(np.exp(2j * np.pi * phases) / frequency ** powers[:, None, None], size)
     spread = np.maximum(fields.std(axis=(1, 2), keepdims=True), np.finfo(np.float64).tiny)
     normal: NDArray[np.float64] = (fields - fields.mean(axis=(1, 2), keepdims=True)) / spread
     return normal

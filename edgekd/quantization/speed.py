@@ -7,17 +7,19 @@ thread, one sample, all of onnxruntime's optimizations. `edgekd bench` measures 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from edgekd.artifact import rounded
+from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.runtime import feed, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edgekd.benchmarking.statistics import PairedRatio
     from edgekd.data.samples import Samples
     from edgekd.runtime import Model
 
@@ -40,29 +42,18 @@ class Speed:
     fp32_ms: tuple[float, ...]
 
     @property
-    def ratios(self) -> tuple[float, ...]:
-        """The file's time as a multiple of the fp32 model's, one a pair of blocks, the smallest first."""
-        return tuple(sorted(own / base for own, base in zip(self.file_ms, self.fp32_ms, strict=True)))
-
-    @property
-    def slower(self) -> bool:
-        """Whether the file is slower than the fp32 model, by the median of the ratios."""
-        return float(np.median(self.ratios)) > 1
+    def ratio(self) -> PairedRatio:
+        """The file's time as a multiple of the fp32 model's."""
+        return paired_ratio(self.file_ms, self.fp32_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a result file."""
-        ratios = self.ratios
+        ratio = asdict(self.ratio)
         return {
             "threads": 1,
-            "blocks": len(self.file_ms),
             "file_ms": rounded(float(np.median(self.file_ms))),
             "fp32_ms": rounded(float(np.median(self.fp32_ms))),
-            "ratio": {
-                "median": rounded(float(np.median(ratios))),
-                "min": rounded(ratios[0]),
-                "max": rounded(ratios[-1]),
-            },
-            "slower": self.slower,
+            "ratio": {key: rounded(value) if isinstance(value, float) else value for key, value in ratio.items()},
         }
 
 

@@ -140,8 +140,8 @@ def test_the_method_of_quantization_is_what_was_asked_for(
     assert content["calibration"] == {"samples": 12, "method": "percentile", "synthetic": False}
     assert content["audit"]["time_us"] > 0
     assert "of the time in fp32" in said
-    verdict = "SLOWER" if content["speed"]["slower"] else "faster"
-    assert f"  speed        {verdict} than fp32: " in said
+    verdict = {"slower": "SLOWER than", "faster": "faster than", "none": "no difference from"}
+    assert f"  speed        {verdict[content['speed']['ratio']['verdict']]} fp32: " in said
     assert len(list((tmp_path / "kept").glob("*.ranges.json"))) == 1
 
 

@@ -55,13 +55,17 @@ def test_short_runs_fill_a_block() -> None:
     assert clock.log.count("b") == 2 * BLOCK_RUNS
 
 
-@pytest.mark.parametrize(("file_ms", "slower"), [((2.0, 2.2, 1.8), True), ((0.5, 0.6, 3.0), False)])
-def test_the_median_of_the_ratios_decides(file_ms: tuple[float, ...], slower: bool) -> None:
-    speed = Speed(file_ms=file_ms, fp32_ms=(1.0, 1.0, 1.0))
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [([1.5] * 8, "slower"), ([0.5] * 8, "faster"), ([0.5, 2.0] * 4, "none")]
+)
+def test_the_verdict_is_that_of_the_paired_ratios(factor: list[float], verdict: str) -> None:
+    fp32_ms = (1.0, 1.01, 0.99, 1.0, 1.02, 1.0, 0.98, 1.0)
+    speed = Speed(file_ms=tuple(f * t for f, t in zip(factor, fp32_ms, strict=True)), fp32_ms=fp32_ms)
     content = speed.to_json()
-    assert speed.slower is slower is content["slower"]
-    assert content["ratio"] == {"median": sorted(file_ms)[1], "min": min(file_ms), "max": max(file_ms)}
-    assert (content["file_ms"], content["fp32_ms"], content["blocks"]) == (sorted(file_ms)[1], 1.0, 3)
+    assert content["ratio"]["verdict"] == verdict == speed.ratio.verdict
+    assert content["ratio"]["pairs"] == 8
+    assert content["ratio"]["median"] == pytest.approx(sorted(factor)[3] / 2 + sorted(factor)[4] / 2)
+    assert content["fp32_ms"] == 1.0
 
 
 class Notes:
