@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgekd.evaluation import evaluate as evaluate
     from edgekd.onnx_export import export as export
     from edgekd.pipeline import run as run
-    from edgekd.quantization.static import quantize as quantize
+    from edgekd.quantization.modes import quantize as quantize
     from edgekd.recipe import DistillSettings as DistillSettings
     from edgekd.reporting.page import report as report
 
@@ -44,7 +44,7 @@ _HOMES = {
     "distill": "edgekd.distillation.training",
     "evaluate": "edgekd.evaluation",
     "export": "edgekd.onnx_export",
-    "quantize": "edgekd.quantization.static",
+    "quantize": "edgekd.quantization.modes",
     "report": "edgekd.reporting.page",
     "run": "edgekd.pipeline",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -320,14 +320,19 @@ class _Pipeline:
         return self.stage(f"{role}.onnx", origin, make)
 
     def quantize(self, student: Artifact) -> Artifact:
-        from edgekd.quantization.static import Method, quantize
+        from edgekd.quantization.modes import open_job
+        from edgekd.quantization.static import Method
         from edgekd.targets import find_target
 
         settings = self.recipe.quantize
         target = find_target(settings.target).name
-        samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
-        method = Method(rounding=settings.rounding, bias_correction=settings.bias_correction)
-        effective = {"target": target, "samples": samples, **asdict(method)}
+        effective = {"mode": settings.mode, "target": target, "max_drop": settings.max_drop}
+        calibrated: dict[str, Any] = {}
+        if settings.mode == "static":
+            samples = min(settings.samples or len(self.splits.calibration), len(self.splits.calibration))
+            method = Method(**{field.name: getattr(settings, field.name) for field in fields(Method)})
+            effective |= {"samples": samples, **asdict(method)}
+            calibrated = {"method": method, "samples": samples}
         digest = self._recipe_digest(without=("bench",), quantize=effective)
         origin = Origin(
             stage="quantize",
@@ -341,16 +346,19 @@ class _Pipeline:
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            quantized = quantize(
+            job = open_job(
                 student.path,
-                self.splits.calibration,
-                None,
-                target=target,
-                method=method,
-                samples=samples,
+                self.splits.calibration if settings.mode == "static" else None,
+                mode=settings.mode,
+                **calibrated,
+                evaluation=None
+                if settings.max_drop is None
+                else self.splits.validation,  # the test split only judges
+                max_drop=settings.max_drop,
                 metadata={"edgekd.recipe": digest},
                 progress=self.progress,
             )
+            quantized = job.make(find_target(target), "student.int8.onnx")
             return quantized.content, quantized.to_json()
 
         return self.stage("student.int8.onnx", origin, make)

@@ -76,7 +76,7 @@ class SplitSettings(Settings):
     test: Part = 0.2
     """The test split; not taken where the source brings its own (IDX files, `train/` and `test/` folders)."""
     validation: Part = 0.1
-    """Chooses the best epoch."""
+    """Chooses the best epoch, and layers to leave in fp32."""
     calibration: Part = 0.1
     """Sets the ranges of the quantization."""
     train: Count | None = None
@@ -203,18 +203,24 @@ class ExportSettings(Settings):
 
 
 class QuantizeSettings(Settings):
-    """Static INT8."""
+    """INT8."""
 
+    mode: Literal["static", "dynamic"] = "static"
+    """Activations quantized once, from the calibration split; or, for networks of matrices, anew at every run."""
     target: str = "auto"
     """The instruction set the file is for; `auto` is this machine's."""
     samples: Count | None = None
     """At most so many calibration samples; the whole split by default."""
+    ranges: Literal["minmax", "percentile", "entropy", "mse", "auto"] = "mse"
+    """How the range of an activation is chosen: all that was seen, 99.99 % of it, by least change of the
+    distribution, by least squared error, or that one of these from which the nodes that read it suffer least."""
     rounding: Literal["gptq", "nearest"] = "gptq"
     """Round weights with the layer's error in view (GPTQ, arXiv:2210.17323), or each for itself."""
     bias_correction: bool = True
     """Let biases make good the mean error of rounding."""
     max_drop: float | None = Field(default=None, ge=0, le=1)
-    """The gate: how much test accuracy the INT8 file may lose against the fp32 one. None: no gate."""
+    """The gate: how much test accuracy the INT8 file may lose against the fp32 one. Layers stay in fp32, as few as
+    can be, where the validation split would lose more. None: no gate."""
 
 
 class BenchSettings(Settings):

@@ -45,9 +45,13 @@ class RunReport:
         if gate["met"] is False:
             raise GateError(
                 f"gate not met: the INT8 file's top-1 accuracy is {gate['drop']:.4f} below the fp32 student's, at "
-                f"most {gate['max_drop']:g} is allowed (quantize.max_drop). "
+                f"most {gate['max_drop']:g} is allowed (quantize.max_drop). {self._on_validation()}"
                 f"The best attempt is at {self.folder / 'student.int8.onnx'}."
             )
+
+    def _on_validation(self) -> str:
+        reason = self.content["int8"]["fp32_reason"]
+        return f"On the validation split: {reason}. " if reason else "On the validation split it was met. "
 
 
 def report_content(
@@ -71,7 +75,7 @@ def report_content(
         }
         for (role, artifact), measured in zip(roles.items(), bench["models"], strict=True)
     ]
-    int8 = evaluation["student-int8"]
+    int8, quantization = evaluation["student-int8"], roles["student-int8"].metrics
     blocks = dict(zip(roles, (measured["block_p50_ms"] for measured in bench["models"]), strict=True))
     max_drop = recipe.quantize.max_drop
     drop = round(int8["reference_top1"] - int8["top1"], 9)
@@ -83,6 +87,8 @@ def report_content(
         "int8": {
             "agreement_fp32": int8["agreement"],
             "sqnr_db": int8["sqnr_db"],
+            "fp32_layers": quantization["fp32_layers"],
+            "fp32_reason": quantization["fp32_reason"],
             "latency_ratio_fp32": _latency_ratio(blocks["student-int8"], blocks["student-fp32"]),
         },
         "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},

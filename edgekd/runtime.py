@@ -237,6 +237,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def input_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
+    """Return the numpy dtype of an input, or None if it holds no plain numbers."""
+    kind = _DTYPES.get(spec.dtype)
+    return None if kind is None else np.dtype(kind)
+
+
 def open_samples(
     model: Model,
     data: DataLike,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import metrics
 from edgekd.artifact import rounded
 from edgekd.errors import GateError, UsageError
+from edgekd.text import sentence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,15 +92,21 @@ def score(
     )
 
 
-def require_drop(evaluation: Evaluation, max_drop: float, kept: str) -> None:
+def require_drop(evaluation: Evaluation, max_drop: float, kept: str, *, reason: str | None = None) -> None:
     """Hold an evaluation against the gate.
 
+    Args:
+        evaluation: Against a reference.
+        max_drop: The gate.
+        kept: A sentence that says where the best attempt is.
+        reason: What was tried, in words, where something was.
+
     Raises:
-        GateError: more was lost than `max_drop` allows; `kept` says where the best attempt is.
+        GateError: more was lost than `max_drop` allows.
     """
     if not evaluation.drop <= max_drop:
         what = "top-1 accuracy" if evaluation.top1 is not None else "agreement with the reference"
         raise GateError(
             f"gate not met: {what} dropped by {evaluation.drop:.4f}, at most {max_drop:g} is allowed "
-            f"({evaluation.samples:,} samples). {kept}"
+            f"({evaluation.samples:,} samples). {sentence(reason) if reason else ''}{kept}"
         )

@@ -75,6 +75,14 @@ def detect_host() -> Target:
     return classify(machine, cpu_flags())
 
 
+def is_host(target: Target) -> bool:
+    """Return whether a target is that of the machine this runs on."""
+    try:
+        return detect_host() == target
+    except UsageError:
+        return False
+
+
 def classify(machine: str, flags: frozenset[str]) -> Target:
     """Return the target of a CPU from its machine name and its feature flags, as the kernel spells them."""
     if machine in ("x86_64", "amd64"):

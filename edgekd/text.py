@@ -48,3 +48,8 @@ def ratio_text(ratio: Mapping[str, Any] | None) -> str:
         return "-"
     interval = f"{ratio['median']:.3f} [{ratio['lower']:.3f}, {ratio['upper']:.3f}]"
     return f"{interval} {'no difference' if ratio['verdict'] == 'none' else ratio['verdict']}"
+
+
+def sentence(words: str) -> str:
+    """Return words as a sentence to be followed by others: `"it failed"` becomes `"It failed. "`."""
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}. "

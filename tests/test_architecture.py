@@ -34,14 +34,15 @@ ALLOWED = {
     "graph": LEAVES | {"runtime"},
     "distillation": LEAVES | {"data"},
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
-    "quantization": LEAVES | {"data", "runtime", "graph", "scoring"},
-    "evaluation": LEAVES | {"data", "runtime", "scoring"},
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
     "preflight": LEAVES | {"data", "models", "devices"},
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
+    "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},
+    "evaluation": LEAVES | {"data", "runtime", "scoring"},
+    "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
     "pipeline": LEAVES
     | {
         "preflight",

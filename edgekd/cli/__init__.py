@@ -15,7 +15,10 @@ import edgekd
 from edgekd.cli.process import SIGINT, SIGPIPE, Ended, ends_told, settle_streams, surroundings
 from edgekd.errors import EdgekdError
 
-VERBS: Final = ("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report", "devices", "recipe")
+VERBS: Final = (
+    *("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report"),
+    *("devices", "doctor", "recipe"),
+)
 
 
 class Verbs(click.Group):

@@ -88,10 +88,12 @@ def command(
     """
     from edgekd.benchmarking.bench import bench
     from edgekd.cli import ui
+    from edgekd.doctor import saturation_note
 
     if duration is not None and runs is not None:
         raise click.UsageError("give either --duration or --runs")
     options.claim({"--json": json_path}, [*models, data])
+    progress = ui.progress()
     result = bench(
         models,
         device=device,
@@ -100,7 +102,9 @@ def command(
         runs=runs,
         data=data,
         dims=dict(dims),
-        progress=ui.progress(),
+        progress=progress,
     )
     content = result.to_json()
     options.show_and_write(lambda: ui.bench_table(content), json_path, content)
+    for model in models:
+        options.tell(progress, saturation_note(model, content["device"]["target"]))

@@ -38,12 +38,14 @@ def command(
 ) -> None:
     """Score an ONNX model on data: accuracy, and agreement with a reference."""
     from edgekd.cli import ui
+    from edgekd.doctor import saturation_note
     from edgekd.evaluation import evaluate
     from edgekd.scoring import require_drop
 
     if max_drop is not None and reference is None:
         raise click.UsageError("--max-drop is measured against --reference FP32.onnx")
     options.claim({"--json": json_path}, [model, data, reference, contract])
+    progress = ui.progress()
     result = evaluate(
         model,
         data,
@@ -51,9 +53,11 @@ def command(
         contract=options.open_contract(contract),
         labels=labels,
         device=device,
-        progress=ui.progress(),
+        progress=progress,
     )
     content = result.to_json()
     options.show_and_write(lambda: ui.say(ui.evaluation_text(content)), json_path, content)
+    if device == "local":
+        options.tell(progress, saturation_note(model))
     if max_drop is not None:
         require_drop(result, max_drop, f"The model is at {model}.")

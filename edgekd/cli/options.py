@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from edgekd.data import Contract
+    from edgekd.progress import Progress
 
 
 class FilePath(click.Path):
@@ -144,3 +145,9 @@ def show_and_write(show: Callable[[], None], path: Path | None, content: Mapping
     finally:
         if path is not None:
             write_json(path, content, "--json")
+
+
+def tell(progress: Progress, note: str | None) -> None:
+    """Pass on a remark, if there is one."""
+    if note is not None:
+        progress.note(note)

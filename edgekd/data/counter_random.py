@@ -21,6 +21,7 @@ class Stream(IntEnum):
     SPLIT = 1
     ORDER = 2
     AUGMENTATION = 3
+    SYNTHETIC = 4
 
 
 def random_words(count: int, *, seed: int, stream: Stream, epoch: int = 0) -> NDArray[np.uint64]:

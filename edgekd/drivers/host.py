@@ -24,17 +24,17 @@ def read_facts(root: Path = Path("/")) -> Facts:
 
 def cpu_model(root: Path) -> str | None:
     """Return the CPU's name (x86: of /proc/cpuinfo) or the board's (ARM: of the device tree)."""
-    for line in _read(root / "proc/cpuinfo").splitlines():
+    for line in read_text(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()
-    return _read(root / "proc/device-tree/model").strip("\0 \n") or None
+    return read_text(root / "proc/device-tree/model").strip("\0 \n") or None
 
 
 def governor(root: Path) -> str:
     """Return the frequency governors in force, such as "performance", or "unavailable"."""
     files = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"))
-    names = {_read(file).strip() for file in files} - {""}
+    names = {read_text(file).strip() for file in files} - {""}
     return ", ".join(sorted(names)) or UNAVAILABLE
 
 
@@ -43,7 +43,7 @@ def busy_cpu_s(root: Path) -> float | None:
 
     user + nice + system + irq + softirq + steal; a guest's time is part of user already.
     """
-    name, *fields = _read(root / "proc/stat").partition("\n")[0].split() or [""]
+    name, *fields = read_text(root / "proc/stat").partition("\n")[0].split() or [""]
     if name != "cpu" or len(fields) < 8:
         return None
     user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields[:8])
@@ -66,7 +66,8 @@ def _target_name() -> str:
         return "unknown"  # its INT8 kernels are not known, but it can be measured
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a system file; empty where it is not there or not for us."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -13,18 +13,19 @@ from edgekd.quantization.layers import OPERATORS
 from edgekd.runtime import parse_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 LEAST_OPSET = 13  # the first in which QuantizeLinear takes a scale for each channel
 _OTHER_FLOATS = {onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.DOUBLE: "float64"}
 
 
-def take_in(content: bytes, name: str) -> onnx.ModelProto:
+def take_in(content: bytes, name: str, operators: Collection[str] = OPERATORS) -> onnx.ModelProto:
     """Return an fp32 model in opset 13 or later, folded, with shapes inferred.
 
     Args:
         content: A self-contained file that `open_model` opens.
         name: What messages call it.
+        operators: Of the layers that can be made smaller.
 
     Raises:
         ModelError: it is quantized already, not in float32, has nothing to quantize, or cannot be brought into
@@ -35,8 +36,8 @@ def take_in(content: bytes, name: str) -> onnx.ModelProto:
     _fix_weights(model)
     folded = fold(raise_opset(model, LEAST_OPSET, name).SerializeToString(), name)
     _refuse_other_floats(folded, name)
-    if not {node.op_type for node in folded.graph.node} & set(OPERATORS):
-        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(OPERATORS)}")
+    if not {node.op_type for node in folded.graph.node} & set(operators):
+        raise ModelError(f"{name}: nothing to quantize: it has no {', '.join(operators)}")
     return folded
 
 

@@ -11,48 +11,41 @@ what of it runs in integers (`audit.py`).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 import onnx
 
-from edgekd.artifact import indented_json, write_bytes, write_files
 from edgekd.errors import ModelError, UsageError
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.metadata import write_metadata
 from edgekd.progress import SILENT, Progress
-from edgekd.quantization.audit import Audit, audit
 from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
 from edgekd.quantization.costs import layer_costs
-from edgekd.quantization.intake import take_in
-from edgekd.quantization.layers import Layer, QdqWeights, add_missing_biases, find_layers
+from edgekd.quantization.job import Job
+from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
-from edgekd.quantization.saturation import Certificate, certify
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
+from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, quantize_weights
-from edgekd.runtime import batch_size_for, feed, open_model, open_samples, predict, read_self_contained
-from edgekd.scoring import Evaluation, score
-from edgekd.targets import Target, find_target
+from edgekd.runtime import batch_size_for, feed, open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection
 
     from numpy.typing import NDArray
 
-    from edgekd.data import Contract
     from edgekd.data.opening import DataLike
-    from edgekd.data.samples import Samples
+    from edgekd.quantization.job import Common
+    from edgekd.quantization.result import Quantized
+    from edgekd.targets import Target
 
-SCHEMA = "edgekd.quantization/1"
-MANIFEST = "manifest.json"
 LARGEST_CHANGE = 1e-3  # of an output by preparing the model, relative to it: float32's rounding stays far below
-MANIFEST_SCHEMA = "edgekd.quantized-files/1"
 Rounding = Literal["gptq", "nearest"]
 
 
@@ -68,7 +61,7 @@ class Method:
 
     rounding: Rounding = "gptq"
     bias_correction: bool = True
-    ranges: RangeMethod = "minmax"
+    ranges: RangeMethod = "mse"
 
     @property
     def needs_moments(self) -> bool:
@@ -76,121 +69,13 @@ class Method:
         return self.rounding == "gptq" or self.bias_correction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """An INT8 model as bytes, and what is known of it.
+class Quantization(Job):
+    """One model and its calibration, from which static INT8 files for any number of targets are made.
 
-    Attributes:
-        content: The file.
-        target: The instruction set it is for.
-        effective: The settings that took effect.
-        samples: Calibration samples used.
-        fp32_layers: Layers (Conv, Gemm, MatMul) left in fp32, by node name.
-        saturation: What the file's weights say of saturation on the target.
-        audit: What of the file runs in integers on this machine.
-        evaluation: Against the fp32 model, when evaluation data was given.
-        max_drop: The gate, or None.
-        search: How layers to keep in fp32 were searched for; None where none had to be.
+    The arguments are those of `edgekd.quantize`.
     """
 
-    content: bytes
-    target: Target
-    effective: Mapping[str, Any]
-    samples: int
-    fp32_layers: tuple[str, ...]
-    saturation: Certificate
-    audit: Audit
-    evaluation: Evaluation | None = None
-    max_drop: float | None = None
-    search: Search | None = None
-
-    @property
-    def gate_met(self) -> bool | None:
-        """Whether the gate was met; None where nothing is gated."""
-        if self.max_drop is None or self.evaluation is None:
-            return None
-        return self.evaluation.drop <= self.max_drop
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form of the contract `edgekd.quantization/1`."""
-        return {
-            "schema": SCHEMA,
-            "target": self.target.name,
-            "effective": dict(self.effective),
-            "fp32_layers": list(self.fp32_layers),
-            "fp32_reason": None if self.search is None else self.search.reason,
-            "mixed_precision": None if self.search is None else self.search.to_json(),
-            "audit": self.audit.to_json(),
-            "saturation": self.saturation.to_json(),
-            "calibration": {"samples": self.samples, "method": self.effective["ranges"]},
-            "gate": {"max_drop": self.max_drop, "met": self.gate_met},
-            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
-        }
-
-
-def quantize(
-    model: str | Path | bytes,
-    calibration: DataLike,
-    output: str | Path | None,
-    *,
-    target: str = "auto",
-    method: Method | None = None,
-    samples: int | None = None,
-    evaluation: DataLike | None = None,
-    max_drop: float | None = None,
-    contract: Contract | None = None,
-    labels: str = "folder",
-    metadata: Mapping[str, str] | None = None,
-    measure: bool = False,
-    progress: Progress = SILENT,
-) -> Quantized:
-    """Quantize an fp32 ONNX model to static INT8 for a target, and write it.
-
-    The file is written whether or not the gate is met; the result's `gate_met` says which. Where it would be missed
-    with every layer in INT8, the layers that hurt most stay in fp32: as few as meet it (`sensitivity.py`).
-
-    Args:
-        model: A file, or the bytes of one.
-        calibration: Data that sets the ranges; see `edgekd.evaluate` for its forms.
-        output: The file to write; None to write none.
-        target: Name of an instruction set (`edgekd.targets`); `"auto"` is this machine's.
-        method: How 8 bits are chosen; the best by default.
-        samples: At most so many calibration samples; all by default.
-        evaluation: Data to score the result on, against the fp32 model.
-        max_drop: The gate, judged on `evaluation`: largest loss of top-1 (of agreement without labels).
-        contract: How images become inputs; by default what the model's own metadata say.
-        labels: For folders of images: `"folder"`, `"prefix"` or the name of a CSV file.
-        metadata: Further entries for the file; keys start with `edgekd.`.
-        measure: Whether to measure what computes in fp32 nonetheless (`audit.py`); the times are this machine's.
-        progress: Listener.
-
-    Raises:
-        ModelError: the model is missing, damaged, already quantized, or has nothing to quantize.
-        DataError: data is missing, damaged or does not fit the model.
-        UsageError: no such target, or a gate without data to judge it on.
-        OutputError: the file cannot be written; an earlier one stays.
-    """
-    job = Quantization(
-        model,
-        calibration,
-        method=method,
-        samples=samples,
-        evaluation=evaluation,
-        max_drop=max_drop,
-        contract=contract,
-        labels=labels,
-        metadata=metadata,
-        measure=measure,
-        progress=progress,
-    )
-    return job.write(target, output)
-
-
-class Quantization:
-    """One model and its calibration, from which files for any number of targets are made.
-
-    The arguments are those of `quantize`.
-    """
+    operators = OPERATORS
 
     def __init__(
         self,
@@ -199,96 +84,48 @@ class Quantization:
         *,
         method: Method | None = None,
         samples: int | None = None,
-        evaluation: DataLike | None = None,
-        max_drop: float | None = None,
-        contract: Contract | None = None,
-        labels: str = "folder",
-        metadata: Mapping[str, str] | None = None,
-        measure: bool = False,
-        progress: Progress = SILENT,
+        cache: str | Path | None = None,
+        **common: Unpack[Common],
     ) -> None:
         if samples is not None and samples < 1:
             raise UsageError(f"samples: expected 1 or more, got {samples}")
-        method = method or Method()
-        if max_drop is not None and evaluation is None:
-            raise UsageError("max_drop is judged on evaluation data; name some with --evaluation")
-        self._path = None if isinstance(model, bytes) else Path(model)
-        self._name = "the model" if isinstance(model, bytes) else str(model)
-        self._original = open_model(model, name=self._name)
-        content = model if isinstance(model, bytes) else read_self_contained(model)
-        data = open_samples(self._original, calibration, contract=contract, labels=labels)
-        self._judges: Samples | None = None
-        if evaluation is not None:
-            self._judges = open_samples(self._original, evaluation, contract=contract, labels=labels)
-        self._model = make_fusible(take_in(content, self._name))
-        self._data = data
+        super().__init__(model, **common)
+        self._method = method or Method()
+        self._synthetic = isinstance(calibration, str) and calibration == SYNTHETIC
+        if self._synthetic:
+            self._data = synthetic_samples(self._original, self._contract, samples or COUNT)
+            self._progress.note(f"calibration: {SYNTHETIC_WARNING}")
+        else:
+            self._data = self._open(calibration)
+        self._samples = min(len(self._data), samples or len(self._data))
+        self._model = make_fusible(self._folded)
         self._require_same_answers()
-        self._method, self._max_drop, self._metadata, self._progress = method, max_drop, metadata or {}, progress
-        self._measure = measure
-        self._samples = min(len(data), samples or len(data))
-        batch_size = batch_size_for(data)
+        batch_size = batch_size_for(self._data)
         self._ranges = calibrate(
             self._model,
-            data,
-            method=method.ranges,
+            self._data,
+            method=self._method.ranges,
             name=self._name,
             limit=samples,
             batch_size=batch_size,
-            progress=progress,
+            progress=self._progress,
+            cache=None if cache is None else Path(cache),
         )
-        if method.bias_correction:
+        if self._method.bias_correction:
             add_missing_biases(self._model)
         self._layers = find_layers(self._model)
         self._moments: dict[str, Moments] = {}
-        if method.needs_moments:
+        if self._method.needs_moments:
             self._moments = collect_moments(
                 self._model,
                 self._layers,
-                data,
+                self._data,
                 name=self._name,
                 limit=samples,
                 batch_size=batch_size,
-                progress=progress,
+                progress=self._progress,
             )
         self._chosen: dict[tuple[str, str, float], tuple[QuantizedWeights, NDArray[np.float32]]] = {}
-        self._expected: NDArray[Any] | None = None
-
-    def write(self, target: str, output: str | Path | None) -> Quantized:
-        """Write the file for one target, or none if `output` is None.
-
-        Raises:
-            UsageError: `output` is the model itself.
-        """
-        if output is not None and self._path is not None and Path(output).exists() and self._path.samefile(output):
-            raise UsageError(f"{output}: this is the fp32 model itself; name another file with -o")
-        result = self.make(find_target(target), None if output is None else str(output))
-        if output is not None:
-            write_bytes(Path(output), result.content)
-        return result
-
-    def write_all(self, targets: Sequence[str], folder: str | Path) -> dict[Path, Quantized]:
-        """Write `<stem>.<target>.onnx` for each target, and `manifest.json`: all of them or none.
-
-        The manifest says which file is for which CPU.
-        """
-        chosen = list(dict.fromkeys(find_target(name) for name in targets))
-        stem = Path(self._name).stem
-        paths = {target: Path(folder) / f"{stem}.{target.name}.onnx" for target in chosen}
-        results = {path: self.make(target, str(path)) for target, path in paths.items()}
-        files = [
-            {
-                "target": result.target.name,
-                "machine": result.target.machine,
-                "file": path.name,
-                "sha256": hashlib.sha256(result.content).hexdigest(),
-                "saturation": result.saturation.to_json(worst=0),
-            }
-            for path, result in results.items()
-        ]
-        manifest = indented_json({"schema": MANIFEST_SCHEMA, "files": files})
-        contents = {path: result.content for path, result in results.items()}
-        write_files({**contents, Path(folder) / MANIFEST: manifest})
-        return results
 
     def make(self, target: Target, path: str | None) -> Quantized:
         """Return the file for a target, unwritten; `path` is what its evaluation calls it.
@@ -305,11 +142,12 @@ class Quantization:
             search = self._search(target, full, path, self._max_drop)
             content, evaluation = search.best.content, search.best.evaluation
             self._progress.note(search.reason)
-        model = onnx.load_from_string(content)
-        return Quantized(
-            content=content,
-            target=target,
+        return self._describe(
+            content,
+            target,
+            path,
             effective={
+                "mode": "static",
                 "target": target.name,
                 "activations": target.activations,
                 "weights": target.weights,
@@ -318,12 +156,10 @@ class Quantization:
                 "format": "QDQ",
                 **asdict(self._method),
             },
-            samples=self._samples,
-            fp32_layers=fp32_layers(model),
-            saturation=certify(model, target),
-            audit=audit(content, name=path, samples=self._data if self._measure else None),
             evaluation=evaluation,
-            max_drop=self._max_drop,
+            data=self._data,
+            synthetic=self._synthetic,
+            samples=self._samples,
             search=search,
         )
 
@@ -331,9 +167,13 @@ class Quantization:
         """Return the file for a target with the layers of these names in fp32."""
         quantized = to_qdq(self._model, self._ranges, target, fp32)
         self._improve(quantized, target, progress)
-        write_metadata(quantized, {"edgekd.target": target.name, **self._metadata})
+        write_metadata(quantized, {"edgekd.target": target.name, "edgekd.mode": "static", **self._provenance()})
         content: bytes = quantized.SerializeToString(deterministic=True)
         return content
+
+    def _provenance(self) -> dict[str, str]:
+        """Return what the file's metadata say besides its target and mode."""
+        return {**({"edgekd.calibration": SYNTHETIC} if self._synthetic else {}), **self._metadata}
 
     def _search(self, target: Target, full: Attempt, path: str, max_drop: float) -> Search:
         """Return the file with the fewest layers in fp32 that meets the gate, or the best attempt."""
@@ -414,12 +254,3 @@ class Quantization:
                     f"{opened.name}: its output {output!r} holds NaN or infinity, unlike that of the fp32 model; "
                     "export that again in a later opset, or calibrate with other samples"
                 )
-
-    def _judge(self, content: bytes, path: str, progress: Progress) -> Evaluation | None:
-        if self._judges is None:
-            return None
-        if self._expected is None:
-            self._expected = predict(self._original, self._judges, title="evaluate fp32", progress=progress)
-        outputs = predict(open_model(content, name=path), self._judges, title="evaluate int8", progress=progress)
-        digest = hashlib.sha256(content).hexdigest()
-        return score(path, digest, outputs, self._judges.labels, self._expected)

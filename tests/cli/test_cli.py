@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgekd.cli import VERBS, main
 from edgekd.errors import UsageError
@@ -90,6 +91,84 @@ def test_quantize_evaluate_and_bench_by_file(line: Line, model: Path, data: Path
     assert content["models"][0]["latency_ms"]["samples"] == 20
 
 
+def test_quantize_says_in_short_what_the_file_is(
+    line: Line, tmp_path: Path, make_conv_net: Callable[..., onnx.ModelProto], data: Path, images: np.ndarray
+) -> None:
+    """The first convolution sees a channel of outliers that it does not use: it alone has to stay in fp32."""
+    net = make_conv_net()
+    weight = next(tensor for tensor in net.graph.initializer if tensor.name == "w1")
+    values = numpy_helper.to_array(weight).copy()
+    values[:, 2] = 0
+    weight.CopyFrom(numpy_helper.from_array(values, "w1"))
+    onnx.save(net, tmp_path / "net.onnx")
+    images[:, 2] *= 3000
+    np.savez(tmp_path / "wild.npz", input=images)
+    asked = ("--ranges", "minmax", "--target", "x86-avx2", "--max-drop", "0.05", "-o", "q.onnx")
+    said = line("quantize", "net.onnx", "--calibration", "wild.npz", "--evaluation", "wild.npz", *asked)
+    first, *told = said.splitlines()
+    assert first.startswith("q.onnx: ")
+    assert first.endswith(" for x86-avx2")
+    names, words = zip(*((entry[2:14].strip(), entry[15:]) for entry in told), strict=True)
+    assert names == ("saturation", "in fp32", "at run time", "accuracy")
+    assert words[0] == "none of 2 layers can saturate on x86-avx2"
+    assert words[1].startswith("conv1: 1 of 3 layers stays in fp32 (")
+    assert "with every layer in INT8 the drop was" in words[1]
+    assert "integer operators, " in words[2]
+    assert "Q/DQ conversion" in words[2]
+    assert words[3].startswith("64 samples, agrees with the reference on ")
+
+
+def test_the_method_of_quantization_is_what_was_asked_for(
+    line: Line, model: Path, data: Path, tmp_path: Path
+) -> None:
+    asked = (
+        "--ranges",
+        "percentile",
+        "--rounding",
+        "nearest",
+        "--no-bias-correction",
+        "--cache",
+        "kept",
+        "--measure",
+    )
+    said = line(
+        "quantize", model, "--calibration", data, "--samples", "12", *asked, "-o", "q.onnx", "--json", "q.json"
+    )
+    content = json.loads((tmp_path / "q.json").read_bytes())
+    effective = {key: content["effective"][key] for key in ("ranges", "rounding", "bias_correction")}
+    assert effective == {"ranges": "percentile", "rounding": "nearest", "bias_correction": False}
+    assert content["calibration"] == {"samples": 12, "method": "percentile", "synthetic": False}
+    assert content["audit"]["time_us"] > 0
+    assert "of the time in fp32" in said
+    verdict = {"slower": "SLOWER than", "faster": "faster than", "none": "no difference from"}
+    assert f"  speed        {verdict[content['speed']['ratio']['verdict']]} fp32: " in said
+    assert len(list((tmp_path / "kept").glob("*.ranges.json"))) == 1
+
+
+def test_other_modes_need_no_calibration(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    said = line("quantize", model, "--mode", "dynamic", "--evaluation", data, "-o", "d.onnx", "--json", "d.json")
+    assert "an answer depends on the samples beside it" in said
+    assert "conv1, conv2: dynamic INT8 is for matrices of weights" in said
+    assert json.loads((tmp_path / "d.json").read_bytes())["effective"]["mode"] == "dynamic"
+    said = line("quantize", model, "--mode", "fp16", "-o", "h.onnx")
+    assert "only the weights are stored in fp16" in said
+    assert (tmp_path / "h.onnx").stat().st_size < model.stat().st_size
+    for option in ("--ranges", "mse"), ("--no-bias-correction",), ("--samples", "3"), ("--calibration", data):
+        message = line("quantize", model, "--mode", "dynamic", *option, "-o", "d.onnx", code=2)
+        assert "belongs to static INT8" in message
+
+
+def test_synthetic_calibration_is_labelled_everywhere(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
+    said = line(
+        "quantize", model, "--calibration", "synthetic", "--evaluation", data, "-o", "q.onnx", "--json", "q.json"
+    )
+    assert "  calibration  SYNTHETIC: made-up samples, not data" in said
+    content = json.loads((tmp_path / "q.json").read_bytes())
+    assert content["calibration"] == {"samples": 128, "method": "mse", "synthetic": True}
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "q.onnx").metadata_props}
+    assert metadata["edgekd.calibration"] == "synthetic"
+
+
 def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
     line: Line, model: Path, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -98,7 +177,8 @@ def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
     arguments = ("quantize", model, "--calibration", "narrow.npz", "--evaluation", "wide.npz", "-o", "q.onnx")
     message = line(*arguments, "--max-drop", "0", "--json", "q.json", code=4)
     assert "gate not met: agreement" in message
-    assert "q.onnx" in message
+    assert "(64 samples). No file met a drop of 0: in the best of " in message
+    assert "may help. The best attempt is at q.onnx." in message
     assert (tmp_path / "q.onnx").exists()
     assert json.loads((tmp_path / "q.json").read_bytes())["gate"] == {"max_drop": 0.0, "met": False}
     message = line("evaluate", "q.onnx", "--data", "wide.npz", "--reference", model, "--max-drop", "0", code=4)

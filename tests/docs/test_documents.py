@@ -8,9 +8,22 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
+
+from edgekd import quantize
+from edgekd.quantization.saturation import certify
+from edgekd.quantization.static import Method
+from edgekd.targets import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,6 +90,39 @@ def test_every_setting_stands_in_the_recipe_reference() -> None:
             if key != "source":
                 assert f"| `{key}` |" in reference, f"{name}.{key}"
                 assert " ".join(setting["description"].split()) in reference, f"{name}.{key}"
+
+
+def keys(value: Any, path: str = "") -> set[str]:
+    """Return the dotted paths of all keys in JSON data; `audit.quantized` counts by operator, whose names vary."""
+    if isinstance(value, list):
+        return set().union(*(keys(entry, f"{path}[]") for entry in value))
+    if not isinstance(value, dict) or path == "audit.quantized":
+        return set()
+    found = {f"{path}.{key}" if path else key: entry for key, entry in value.items()}
+    return set(found) | set().union(*(keys(entry, name) for name, entry in found.items()))
+
+
+def test_every_key_of_a_quantization_stands_in_the_document(
+    make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray
+) -> None:
+    """Of files that have something to say under each of them: a missed gate, islands, times, layers that saturate."""
+    model = make_conv_net()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    weight.raw_data = (np.abs(numpy_helper.to_array(weight)) / 20).tobytes()
+    model.graph.node.insert(7, helper.make_node("Erf", ["f"], ["e"], "erf"))
+    model.graph.node[8].input[0] = "e"
+    content, evaluation = model.SerializeToString(), {"input": images}
+    narrow = {"input": images * np.float32(0.001)}
+    static = quantize(content, narrow, None, evaluation=evaluation, max_drop=0.0, measure=True)
+    dynamic = quantize(content, None, None, mode="dynamic", evaluation=evaluation)
+    unsafe = quantize(content, narrow, None, target="x86-vnni").content
+    certificate = certify(onnx.load_from_string(unsafe), TARGETS["x86-avx2"]).to_json()
+    found = keys(static.to_json() | {"saturation": certificate}) | keys(dynamic.to_json())
+    assert {"speed.ratio.median", "saturation.worst[].excess", "audit.fp32_islands[].share"} <= found
+    assert {"mixed_precision.sensitivities[].noise", "effective.batch_dependent"} <= found
+    document = (ROOT / "docs" / "quantization.md").read_text()
+    listed = set(re.findall(r"^\| `([\w.\[\]]+)` \|", document.partition("## The JSON")[2], re.MULTILINE))
+    assert found - {f"effective.{field.name}" for field in fields(Method)} == listed
 
 
 def test_the_extras_are_those_that_the_code_names() -> None:

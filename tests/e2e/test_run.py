@@ -202,8 +202,26 @@ def test_a_missed_gate_exits_4_after_everything_was_written(
     report = json.loads((tmp_path / "r" / "report.json").read_bytes())
     assert report["gate"]["met"] is False
     assert report["gate"]["drop"] > 0
+    assert report["int8"]["fp32_reason"].startswith("no file met a drop of 0: ")
+    assert f"On the validation split: {report['int8']['fp32_reason']}" in ran.stderr
+    card = json.loads((tmp_path / "r" / "student.int8.onnx.card.json").read_bytes())
+    assert card["metrics"]["evaluation"]["samples"] == 40  # the validation split
+    assert card["metrics"]["evaluation"]["model"]["path"] == "student.int8.onnx"
+    assert card["metrics"]["gate"] == {"max_drop": 0.0, "met": False}
+    assert report["samples"] == 200  # the test split
     assert (tmp_path / "r" / "student.int8.onnx").exists()
     assert "student int8" in ran.stdout
+
+
+def test_a_network_of_matrices_with_dynamic_int8(recipe: Path, edgekd: Callable[..., Any], tmp_path: Path) -> None:
+    asked = ["student.model=mlp-32", "quantize.mode=dynamic", "distill.control=false", "quantize.max_drop=1.0"]
+    edgekd("run", recipe, "-o", "r", *(word for setting in asked for word in ("--set", setting)))
+    card = json.loads((tmp_path / "r" / "student.int8.onnx.card.json").read_bytes())
+    assert card["settings"].keys() == {"mode", "target", "max_drop", "recipe"}
+    assert card["metrics"]["effective"]["mode"] == "dynamic"
+    assert card["metrics"]["evaluation"]["agreement"] > 0.9
+    operators = [node.op_type for node in onnx.load(tmp_path / "r" / "student.int8.onnx").graph.node]
+    assert operators.count("MatMulInteger") == 2
 
 
 def hard_images() -> np.ndarray:

@@ -12,8 +12,8 @@ from edgekd.errors import ModelError
 from edgekd.graph.folding import fold
 from edgekd.quantization.calibration import activations
 from edgekd.quantization.exact import integer_layers
+from edgekd.quantization.qdq import to_qdq
 from edgekd.quantization.saturation import PAIR_LIMIT, certify, neighbours, pair_excess, pairs_safe
-from edgekd.quantization.static import to_qdq
 from edgekd.targets import TARGETS
 
 if TYPE_CHECKING:

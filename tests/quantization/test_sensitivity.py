@@ -29,7 +29,7 @@ from edgekd.scoring import Evaluation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgekd.quantization.static import Quantized
+    from edgekd.quantization.result import Quantized
 
 
 def attempt(fp32: frozenset[str], drop: float) -> Attempt:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -124,8 +125,27 @@ def test_the_result_in_json(model: bytes, data: dict[str, np.ndarray]) -> None:
     assert content["schema"] == "edgekd.quantization/1"
     assert content["target"] == "arm64-dotprod"
     assert content["fp32_layers"] == []
-    assert content["calibration"] == {"samples": 10, "method": "minmax"}
+    assert content["calibration"] == {"samples": 10, "method": "mse", "synthetic": False}
     assert content["gate"] == {"max_drop": None, "met": None}
+
+
+def test_calibrated_ranges_are_kept(model: bytes, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+    first = quantize(model, data, None, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.ranges.json"))) == 1
+    assert quantize(model, data, None, cache=tmp_path).content == first.content == quantize(model, data, None).content
+    assert quantize(model, data, None, cache=tmp_path, method=Method(ranges="minmax")).content != first.content
+    assert len(list(tmp_path.glob("*.ranges.json"))) == 2
+
+
+def test_every_choice_of_the_method_is_on_the_command_line_and_in_recipes() -> None:
+    from edgekd.cli.quantize import command
+    from edgekd.recipe import QuantizeSettings
+
+    defaults = {parameter.name: parameter.default for parameter in command.params}
+    settings = QuantizeSettings()
+    for name, value in asdict(Method()).items():
+        assert defaults[name] == value
+        assert getattr(settings, name) == value
 
 
 def test_the_file_says_what_it_is_for(model: bytes, data: dict[str, np.ndarray]) -> None:

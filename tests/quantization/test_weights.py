@@ -14,8 +14,8 @@ from edgekd.errors import ModelError
 from edgekd.graph.folding import fold
 from edgekd.quantization.calibration import activations
 from edgekd.quantization.exact import reduction_order
+from edgekd.quantization.qdq import to_qdq
 from edgekd.quantization.saturation import pair_excess, pairs_safe
-from edgekd.quantization.static import to_qdq
 from edgekd.quantization.weights import (
     floor_scales,
     pair_safe_scales,

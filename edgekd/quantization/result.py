@@ -1,0 +1,80 @@
+"""A quantized file and what is known of it, in one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgekd.quantization.audit import Audit
+    from edgekd.quantization.saturation import Certificate
+    from edgekd.quantization.sensitivity import Search
+    from edgekd.quantization.speed import Speed
+    from edgekd.scoring import Evaluation
+    from edgekd.targets import Target
+
+SCHEMA = "edgekd.quantization/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A model of fewer bits as bytes, and what is known of it.
+
+    Attributes:
+        content: The file.
+        target: The instruction set it is for.
+        effective: The settings that took effect.
+        samples: Calibration samples used.
+        fp32_layers: Layers (Conv, Gemm, MatMul) left in fp32, by node name.
+        saturation: What the file's weights say of saturation on the target.
+        audit: What of the file runs in integers on this machine.
+        speed: Its time beside the fp32 model's on this machine; None if that was not asked for, or says nothing
+            because the file is for another instruction set.
+        evaluation: Against the fp32 model, when evaluation data was given.
+        max_drop: The gate, or None.
+        search: How layers to keep in fp32 were searched for; None where none had to be.
+        synthetic: Whether the calibration samples were made up, for want of data.
+    """
+
+    content: bytes
+    target: Target
+    effective: Mapping[str, Any]
+    samples: int
+    fp32_layers: tuple[str, ...]
+    saturation: Certificate
+    audit: Audit
+    speed: Speed | None = None
+    evaluation: Evaluation | None = None
+    max_drop: float | None = None
+    search: Search | None = None
+    synthetic: bool = False
+
+    @property
+    def gate_met(self) -> bool | None:
+        """Whether the gate was met; None where nothing is gated."""
+        if self.max_drop is None or self.evaluation is None:
+            return None
+        return self.evaluation.drop <= self.max_drop
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in the form of the contract `edgekd.quantization/1`."""
+        return {
+            "schema": SCHEMA,
+            "target": self.target.name,
+            "effective": dict(self.effective),
+            "fp32_layers": list(self.fp32_layers),
+            "fp32_reason": None if self.search is None else self.search.reason,
+            "mixed_precision": None if self.search is None else self.search.to_json(),
+            "audit": self.audit.to_json(),
+            "speed": None if self.speed is None else self.speed.to_json(),
+            "saturation": self.saturation.to_json(),
+            "calibration": {
+                "samples": self.samples,
+                "method": self.effective.get("ranges"),
+                "synthetic": self.synthetic,
+            },
+            "gate": {"max_drop": self.max_drop, "met": self.gate_met},
+            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+        }
