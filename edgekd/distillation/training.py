@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from edgekd.artifact import rounded, write_bytes
 from edgekd.data.opening import open_data
 from edgekd.data.torch_data import TrainingBatches, tensor_batches
-from edgekd.distillation.losses import distillation_loss
+from edgekd.distillation.losses.response import distillation_loss
 from edgekd.errors import DataError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
