@@ -32,7 +32,7 @@ ALLOWED = {
     "runtime": LEAVES | {"data"},
     "scoring": LEAVES,
     "graph": LEAVES | {"runtime"},
-    "distillation": LEAVES | {"data"},
+    "distillation": LEAVES | {"data", "models", "runtime", "graph"},
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring"},
     "evaluation": LEAVES | {"data", "runtime", "scoring"},
