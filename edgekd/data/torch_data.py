@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -38,14 +39,27 @@ class TensorBatch(NamedTuple):
     positions: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Views:
+    """A limited number of augmentations of each sample.
+
+    Attributes:
+        count: Epoch e sees what epoch e mod `count` saw.
+        seed: Of their augmentation, in place of the one of the order.
+    """
+
+    count: int
+    seed: int
+
+
 class TrainingBatches:
     """Shuffled, augmented batches, epoch after epoch.
 
     Each epoch is a new permutation. With `crop_padding` an image is shifted by up to so many pixels in each
     direction; what comes in is zero, which is the mean pixel after normalisation. With `flip` an image is mirrored,
     left to right, half of the time. All draws are a pure function of (seed, epoch, position): workers and resuming
-    change the speed and nothing else. torch's own random state is not touched. With `views`, epoch e is augmented as
-    epoch e mod `views` was: each sample is seen in so many views, over and over.
+    change the speed and nothing else. torch's own random state is not touched. With `views` each sample is seen in so
+    many views, over and over.
 
     A last, smaller batch is kept if it holds at least 2 samples: batch normalisation needs that many.
 
@@ -62,7 +76,7 @@ class TrainingBatches:
         seed: int,
         crop_padding: int = 0,
         flip: bool = False,
-        views: int | None = None,
+        views: Views | None = None,
         workers: int = 0,
     ) -> None:
         """Prepare to read `samples`, which must have labels and a single input.
@@ -73,7 +87,7 @@ class TrainingBatches:
             seed: Of the order and the augmentation.
             crop_padding: Largest shift in pixels; images in NCHW only.
             flip: Mirror at random; images in NCHW only.
-            views: So many different augmentations of a sample; None: a new one in each epoch.
+            views: Augmentations to be repeated; None: a new one in each epoch.
             workers: Processes that read ahead; 0 reads in this process.
 
         Raises:
@@ -96,7 +110,8 @@ class TrainingBatches:
         self._inputs = _Inputs(samples, crop_padding, flip)
         self._batch_size = batch_size
         self._seed = seed
-        self._views = views
+        self._view_seed = seed if views is None else views.seed
+        self._views = None if views is None else views.count
         self._workers = workers
 
     def epoch(self, number: int, start_step: int = 0) -> Iterator[TensorBatch]:
@@ -123,7 +138,7 @@ class TrainingBatches:
         )
 
     def _batches(self, plan: list[NDArray[np.int64]], view: int) -> Iterator[TensorBatch]:
-        words = random_words(len(self._labels), seed=self._seed, stream=Stream.AUGMENTATION, epoch=view)
+        words = random_words(len(self._labels), seed=self._view_seed, stream=Stream.AUGMENTATION, epoch=view)
         for positions, inputs in zip(plan, self._read([(p, words[p]) for p in plan]), strict=True):
             yield TensorBatch(inputs, torch.from_numpy(self._labels[positions]), torch.from_numpy(positions))
 

@@ -22,14 +22,14 @@ class Adapter(nn.Module):
     def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
         super().__init__()
         _check(student, teacher)
-        ours, theirs = _channels(student), _channels(teacher)
+        ours, theirs = channels(student), channels(teacher)
         as_maps = len(student) == len(teacher) == 4
-        self.channels: nn.Module = nn.Conv2d(ours, theirs, 1) if as_maps else nn.Linear(ours, theirs)
+        self.mapping: nn.Module = nn.Conv2d(ours, theirs, 1) if as_maps else nn.Linear(ours, theirs)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return both features with the same shape: channels mapped, the larger map pooled to the smaller one."""
         student, teacher = same_places(student, teacher)
-        return self.channels(student), teacher
+        return self.mapping(student), teacher
 
 
 def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,8 @@ def _pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
     return features if features.shape[2:] == size else F.adaptive_avg_pool2d(features, size)
 
 
-def _channels(shape: tuple[int, ...]) -> int:
+def channels(shape: tuple[int, ...]) -> int:
+    """Return the number of channels of features of that shape, first axis samples."""
     return shape[1] if len(shape) == 4 else shape[-1]
 
 

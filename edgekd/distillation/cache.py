@@ -54,6 +54,10 @@ BATCH = 128  # samples the teacher is asked for at a time
 LARGEST_HALF = 65504.0
 
 
+class OtherAnswersError(DataError):
+    """A folder holds a teacher's answers to other questions than those asked."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a record holds.
@@ -184,6 +188,7 @@ def store_answers(
     taps: Sequence[str] = (),
     views: int = 1,
     top_k: int | None = None,
+    replace: bool = False,
     device: torch.device,
     progress: Progress = SILENT,
 ) -> StoredAnswers:
@@ -199,18 +204,25 @@ def store_answers(
         taps: Places whose features are stored, too.
         views: Augmentations of a sample.
         top_k: Store so many of the largest logits, and the tail; None: all logits.
+        replace: Throw away answers to other questions.
         device: Where a torch teacher runs.
         progress: Listener.
 
     Raises:
-        DataError: the folder holds answers to other questions.
+        OtherAnswersError: the folder holds answers to other questions.
         ModelError: an answer is not finite, or beyond what float16 holds.
         OutputError: the folder cannot be written, or the disk has not that much space.
     """
     asked = {**identity, "teacher": teacher.fingerprint, "taps": list(taps), "views": views, "top_k": top_k}
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    layout = _read_header(folder, asked)
+    try:
+        layout = _read_header(folder, asked)
+    except OtherAnswersError:
+        if not replace:
+            raise
+        _clear(folder)
+        layout = None
     if layout is not None and not _missing(folder, layout):
         progress.note(f"teacher cache: {_described(layout)}, complete; the teacher does not run")
         return StoredAnswers(folder, layout, asked)
@@ -320,12 +332,19 @@ def _read_header(folder: Path, asked: Mapping[str, Any]) -> Layout | None:
         identity, layout = dict(header["identity"]), Layout.from_json(header["layout"])
         known = header["schema"] == SCHEMA
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no header of stored answers; {remedy}") from error
+        raise OtherAnswersError(f"{path}: no header of stored answers; {remedy}") from error
     differing = sorted(key for key in {*identity, *asked} if identity.get(key) != asked.get(key))
     if differing or not known:
         what = ", ".join(differing) or "the format"
-        raise DataError(f"{folder}: holds a teacher's answers to other questions ({what} differ); {remedy}")
+        raise OtherAnswersError(f"{folder}: holds a teacher's answers to other questions ({what} differ); {remedy}")
     return layout
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a cache writes; the header goes last, so that a killed removal is still one of other answers."""
+    for path in (*folder.glob("*.npy"), folder / "header.json"):
+        with writing(path):
+            path.unlink(missing_ok=True)
 
 
 def _missing(folder: Path, layout: Layout) -> list[tuple[int, int]]:

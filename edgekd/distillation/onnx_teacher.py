@@ -38,14 +38,18 @@ class OnnxTeacher:
 
     libraries = ("numpy", "onnxruntime")
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], content: bytes | None = None) -> None:
         """Read the file; see `adapt` for one whose input is prepared otherwise than the student's.
+
+        Args:
+            path: The file.
+            content: What to take instead of what it holds: the model as it was adapted.
 
         Raises:
             ModelError: it is missing, or no ONNX file that onnxruntime can load.
         """
         self._name = str(path)
-        self._content = read_self_contained(self._name)
+        self._content = read_self_contained(self._name) if content is None else content
         self.fingerprint = hashlib.sha256(self._content).hexdigest()
         open_model(self._content, name=self._name)
 

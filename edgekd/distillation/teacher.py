@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from edgekd.distillation.placing import frozen, placed
+from edgekd.distillation.running import frozen, placed, run_logits
 from edgekd.distillation.taps import tapped
-from edgekd.errors import ModelError
 from edgekd.models import dump_weights
 
 if TYPE_CHECKING:
@@ -94,19 +93,3 @@ class TorchTeacher:
 
         with frozen(module), placed(module, device), tapped(module, taps) as features:
             yield ask
-
-
-def run_logits(module: nn.Module, inputs: Tensor, name: str) -> Tensor:
-    """Return a module's logits, of shape (N, classes).
-
-    Raises:
-        ModelError: it cannot take the inputs, or gives something else.
-    """
-    try:
-        logits = module(inputs)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name} cannot take inputs of shape {tuple(inputs.shape)}: {reason}") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ModelError(f"{name} must return one tensor of logits of shape (samples, classes)")
-    return logits

@@ -11,7 +11,7 @@ import torch
 from edgekd.data import ArraySamples
 from edgekd.data.counter_random import Stream, random_words
 from edgekd.data.npz import open_npz
-from edgekd.data.torch_data import TensorBatch, TrainingBatches, mirror, shift, tensor_batches
+from edgekd.data.torch_data import TensorBatch, TrainingBatches, Views, mirror, shift, tensor_batches
 from edgekd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ def by_position(batches: Iterable[TensorBatch]) -> torch.Tensor:
 
 
 def test_views_are_replayed_and_the_order_is_not() -> None:
-    loader, free = TrainingBatches(SAMPLES, views=2, **AUGMENTED), TrainingBatches(SAMPLES, **AUGMENTED)
+    loader = TrainingBatches(SAMPLES, views=Views(2, seed=8), **AUGMENTED)
+    free = TrainingBatches(SAMPLES, **{**AUGMENTED, "seed": 8})
+    plain = TrainingBatches(SAMPLES, **AUGMENTED)
     for epoch in range(5):
+        assert torch.equal(next(loader.epoch(epoch)).positions, next(plain.epoch(epoch)).positions)
         assert torch.equal(by_position(loader.epoch(epoch)), by_position(free.epoch(epoch % 2)))
     assert not torch.equal(next(loader.epoch(0)).positions, next(loader.epoch(2)).positions)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekd.data import ArraySamples
-from edgekd.data.torch_data import TrainingBatches
+from edgekd.data.torch_data import TrainingBatches, Views
 from edgekd.distillation import cache
 from edgekd.distillation.cache import Layout, StoredAnswers, records_of, restored_logits, store_answers
 from edgekd.distillation.teacher import Answers, TorchTeacher
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 SAMPLES = ArraySamples(
     {"x": np.random.default_rng(0).normal(size=(53, 1, 8, 8)).astype(np.float32), "labels": np.arange(53) % 5}
 )
-BATCHES = TrainingBatches(SAMPLES, batch_size=8, seed=3, crop_padding=1, flip=True, views=3)
+BATCHES = TrainingBatches(SAMPLES, batch_size=8, seed=3, crop_padding=1, flip=True, views=Views(3, seed=3))
 TAPS = ("layer2", "flatten")
 
 

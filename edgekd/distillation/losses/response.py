@@ -225,19 +225,3 @@ def _centred_columns(values: Tensor, weights: Tensor | None) -> Tensor:
 def _standardised(logits: Tensor) -> Tensor:
     centred = wide(logits) - wide(logits).mean(dim=1, keepdim=True)
     return unit(centred, 1) * math.sqrt(logits.shape[1] - 1)
-
-
-def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, alpha: float
-) -> Tensor:
-    """Return `alpha * L_KD + (1 - alpha) * L_CE`: the teacher's word and the label's, weighed.
-
-    Args:
-        student_logits: Shape (N, classes).
-        teacher_logits: Shape (N, classes).
-        labels: Shape (N,), int64.
-        temperature: T > 0 of `kd_loss`.
-        alpha: Weight of the teacher's word, in [0, 1].
-    """
-    divergence = kd_loss(student_logits, teacher_logits, temperature)
-    return alpha * divergence + (1 - alpha) * F.cross_entropy(student_logits, labels)

@@ -1,4 +1,4 @@
-"""Where modules compute meanwhile, and giving them back as they were."""
+"""Running modules: where, in which mode, and what must come out of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgekd.errors import ModelError, user_code
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def best_device() -> torch.device:
@@ -57,3 +59,23 @@ def frozen(module: nn.Module) -> Iterator[None]:
             child.training = training
         for parameter, gradient in had_gradient:
             parameter.requires_grad = gradient
+
+
+def run_logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> Tensor:
+    """Run a module, in whatever mode it is, and see that it gives logits (N, classes).
+
+    Raises:
+        ModelError: its code fails, or it gives something else.
+    """
+    with user_code(f"{who} cannot take inputs of shape {tuple(inputs.shape)}"):
+        logits = module(inputs)
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(
+            f"{who} must return one tensor of logits of shape (samples, classes), found {type(logits).__name__}"
+        )
+    if logits.ndim != 2 or len(logits) != len(inputs) or not logits.is_floating_point():
+        raise ModelError(
+            f"{who} must return floating-point logits of shape ({len(inputs)}, classes) for {len(inputs)} samples, "
+            f"found {str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
+        )
+    return logits
