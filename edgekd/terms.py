@@ -264,3 +264,11 @@ AnyTerm = (
 KINDS: dict[str, type[AnyTerm]] = {
     get_args(term.model_fields["kind"].annotation)[0]: term for term in get_args(AnyTerm)
 }
+
+
+def listed_settings(kind: str) -> list[str]:
+    """Return a kind's own settings and its weight with their defaults, `"weight = 1.0"` each."""
+    fields = KINDS[kind].model_fields
+    left_out = {"kind", *TermSettings.model_fields} - {"weight"}
+    defaults = {name: field.default for name, field in fields.items() if name not in left_out}
+    return [f"{name} = {'none' if value in (None, ()) else value}" for name, value in sorted(defaults.items())]
