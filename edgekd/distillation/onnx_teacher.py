@@ -15,7 +15,7 @@ from onnx import helper
 from edgekd.data.samples import ArraySamples
 from edgekd.distillation.teacher import Answers
 from edgekd.errors import ModelError, UsageError
-from edgekd.graph.inputs import lead_in, only_input, reorder_classes
+from edgekd.graph.inputs import LED_IN, lead_in, only_input, reorder_classes
 from edgekd.graph.metadata import write_metadata
 from edgekd.graph.traces import strip_traces
 from edgekd.runtime import feed, open_model, read_self_contained
@@ -101,9 +101,10 @@ def adapt(path: str | PathLike[str], data: Contract, own: Contract | None = None
 
 
 def count_parameters(model: onnx.ModelProto) -> int:
-    """Return how many floating-point numbers a model holds as weights."""
+    """Return how many floating-point numbers a model holds as weights, what edgekd led in before it aside."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
-    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.data_type in floats)
+    own = (tensor for tensor in model.graph.initializer if not tensor.name.startswith(LED_IN))
+    return sum(int(np.prod(tensor.dims)) for tensor in own if tensor.data_type in floats)
 
 
 def _lead_in(model: onnx.ModelProto, own: Contract, data: Contract, name: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_PREFIX = "edgekd.inputs."
+LED_IN = "edgekd.inputs."  # names of what is added begin so
 
 
 def only_input(model: onnx.ModelProto, name: str) -> onnx.ValueInfoProto:
@@ -62,7 +62,7 @@ def lead_in(
     """
     graph = model.graph
     old = only_input(model, "model")
-    fresh = f"{_PREFIX}{name}"
+    fresh = f"{LED_IN}{name}"
     _rename(graph, name, fresh)
     target = old.name
     batch = old.type.tensor_type.shape.dim[0]
@@ -73,11 +73,11 @@ def lead_in(
     steps = _steps(scale, shift, channels, channels_last=channels_last, element=element)
     value, nodes = name, []
     for number, (kind, constant, attributes) in enumerate(steps):
-        inputs, output = [value], target if number == len(steps) - 1 else f"{_PREFIX}{number}"
+        inputs, output = [value], target if number == len(steps) - 1 else f"{LED_IN}{number}"
         if constant is not None:
-            inputs.append(f"{_PREFIX}{number}.{kind}")
+            inputs.append(f"{LED_IN}{number}.{kind}")
             graph.initializer.append(numpy_helper.from_array(constant, inputs[1]))
-        nodes.append(helper.make_node(kind, inputs, [output], f"{_PREFIX}{kind}.{number}", **attributes))
+        nodes.append(helper.make_node(kind, inputs, [output], f"{LED_IN}{kind}.{number}", **attributes))
         value = output
     for number, node in enumerate(nodes):
         graph.node.insert(number, node)
@@ -113,13 +113,13 @@ def reorder_classes(model: onnx.ModelProto, order: Sequence[int], name: str) -> 
     """
     graph = model.graph
     old = graph.output[0]
-    _rename(graph, name, f"{_PREFIX}{name}")
+    _rename(graph, name, f"{LED_IN}{name}")
     source = old.name
-    graph.initializer.append(numpy_helper.from_array(np.asarray(order, dtype=np.int64), f"{_PREFIX}classes"))
-    flat = f"{_PREFIX}flat"
-    graph.node.append(helper.make_node("Flatten", [source], [flat], f"{_PREFIX}Flatten.classes", axis=1))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(order, dtype=np.int64), f"{LED_IN}classes"))
+    flat = f"{LED_IN}flat"
+    graph.node.append(helper.make_node("Flatten", [source], [flat], f"{LED_IN}Flatten.classes", axis=1))
     graph.node.append(
-        helper.make_node("Gather", [flat, f"{_PREFIX}classes"], [name], f"{_PREFIX}Gather.classes", axis=1)
+        helper.make_node("Gather", [flat, f"{LED_IN}classes"], [name], f"{LED_IN}Gather.classes", axis=1)
     )
     new = helper.make_tensor_value_info(name, old.type.tensor_type.elem_type, ["batch", len(order)])
     graph.output.remove(old)
