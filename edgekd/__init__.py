@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekd.benchmarking.bench import bench as bench
     from edgekd.benchmarking.comparison import compare as compare
     from edgekd.data import Contract as Contract
-    from edgekd.distillation.training import distill as distill
+    from edgekd.distillation.engine import distill as distill
     from edgekd.evaluation import evaluate as evaluate
     from edgekd.onnx_export import export as export
     from edgekd.pipeline import run as run
@@ -41,7 +41,7 @@ _HOMES = {
     "DistillSettings": "edgekd.recipe",
     "bench": "edgekd.benchmarking.bench",
     "compare": "edgekd.benchmarking.comparison",
-    "distill": "edgekd.distillation.training",
+    "distill": "edgekd.distillation.engine",
     "evaluate": "edgekd.evaluation",
     "export": "edgekd.onnx_export",
     "quantize": "edgekd.quantization.modes",

@@ -28,7 +28,7 @@ from edgekd.artifact import (
 from edgekd.errors import DataError, MissingExtraError, ModelError
 from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
-from edgekd.recipe import DistillSettings, ModelSettings, Recipe, load_recipe
+from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings, load_recipe
 from edgekd.run_report import RunReport, report_content
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from edgekd.distillation.teacher import Teacher
     from edgekd.distillation.training import Checkpoints, Trained
-    from edgekd.recipe import TrainingSettings
     from edgekd.scoring import Evaluation
 
 PARITY_SAMPLES = 64
@@ -161,6 +161,8 @@ class _Pipeline:
 
     def teacher(self) -> Artifact:
         settings = self.recipe.teacher
+        if settings.onnx is not None:
+            return self._onnx_teacher(settings.onnx, settings.contract)
         if settings.checkpoint is not None:
             return self._given_teacher(settings.checkpoint)
         return self._trained(
@@ -190,14 +192,36 @@ class _Pipeline:
 
         return self.stage("teacher.safetensors", origin, make)
 
+    def _onnx_teacher(self, file: Path, contract: Path | None) -> Artifact:
+        """Return the file, changed so that it takes what the student takes: all that follows need not know."""
+        from edgekd.artifact import sha256_file
+        from edgekd.data.contract import read_contract
+        from edgekd.distillation.onnx_teacher import adapt, count_parameters
+
+        own = None if contract is None else read_contract(contract)
+        origin = Origin(
+            stage="teacher",
+            settings={
+                "own_contract": None if own is None else own.to_json(),
+                "contract": self.contract.to_json(),
+            },
+            parents={"onnx": sha256_file(file, ModelError)},
+            libraries=RUNTIME_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            model = adapt(file, self.contract, own)
+            return model.SerializeToString(deterministic=True), {"parameters": count_parameters(model)}
+
+        return self.stage("teacher.onnx", origin, make)
+
     def control(self) -> Artifact:
         settings = self.recipe.distill
-        taught = {"temperature", "alpha", "control"}
         title = "train the control (the student without a teacher)"
         return self._trained(
             "control",
             self.recipe.student,
-            {key: value for key, value in settings.effective().items() if key not in taught},
+            {key: value for key, value in settings.effective().items() if key in TrainingSettings.model_fields},
             {},
             lambda checkpoints: self._train_on_labels(self.recipe.student, settings, title, checkpoints),
             settings.checkpoint_s,
@@ -206,13 +230,14 @@ class _Pipeline:
     def _train_on_labels(
         self, model: ModelSettings, settings: TrainingSettings, title: str, checkpoints: Checkpoints
     ) -> Trained:
-        from edgekd.distillation.training import cross_entropy, train_network
+        from edgekd.distillation.objective import LabelObjective
+        from edgekd.distillation.training import train_network
 
         return train_network(
             self.build(model),
             self.splits.train,
             self.splits.validation,
-            cross_entropy(settings.label_smoothing),
+            LabelObjective(settings.label_smoothing),
             settings=settings,
             augmentation=self._augmentation(),
             seed=self.recipe.seed,
@@ -225,17 +250,19 @@ class _Pipeline:
         settings: DistillSettings = self.recipe.distill
 
         def make(checkpoints: Checkpoints) -> Trained:
-            from edgekd.distillation.training import distill
+            from edgekd.distillation.engine import distill
 
             return distill(
                 self.build(self.recipe.student),
-                self.load(self.recipe.teacher, teacher),
+                self._asked(teacher),
                 self.splits.train,
                 self.splits.validation,
                 settings=settings,
                 augmentation=self._augmentation(),
                 seed=self.recipe.seed,
                 checkpoints=checkpoints,
+                cache_folder=self.folder / "answers",
+                cache_is_own=True,
                 title="distil the student",
                 progress=self.progress,
             )
@@ -244,6 +271,16 @@ class _Pipeline:
         effective = {key: value for key, value in settings.effective().items() if key not in untouched}
         parents = {teacher.path.name: teacher.sha256}
         return self._trained("student", self.recipe.student, effective, parents, make, settings.checkpoint_s)
+
+    def _asked(self, teacher: Artifact) -> Teacher:
+        from edgekd.distillation.onnx_teacher import OnnxTeacher
+        from edgekd.distillation.teacher import TorchTeacher
+
+        if self.recipe.teacher.onnx is not None:
+            return OnnxTeacher(teacher.path)
+        model = self.recipe.teacher
+        identity = canonical_json({"weights": teacher.sha256, **self._architecture(model)})
+        return TorchTeacher(self.load(model, teacher), hashlib.sha256(identity).hexdigest())
 
     def _trained(
         self,
@@ -261,7 +298,7 @@ class _Pipeline:
             stage=role,
             settings={**self._architecture(model), **effective, "seed": self.recipe.seed},
             parents={**self.data_parents, "splits.json": self.splits_artifact.sha256, **parents},
-            libraries=TRAINING_LIBRARIES,
+            libraries=(*TRAINING_LIBRARIES, "onnxruntime") if "teacher.onnx" in parents else TRAINING_LIBRARIES,
         )
         checkpoint = self.folder / "checkpoints" / f"{role}.pt"
 
@@ -280,6 +317,9 @@ class _Pipeline:
         return artifact
 
     def export(self, role: str, weights: Artifact) -> Artifact:
+        """Return the ONNX file of a role's weights; an ONNX teacher is one already."""
+        if weights.path.suffix == ".onnx":
+            return weights
         model: ModelSettings = self.recipe.teacher if role == "teacher" else self.recipe.student
         digest = self._recipe_digest(without=("bench", "quantize"))
         origin = Origin(

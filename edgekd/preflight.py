@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekd.errors import RecipeError, UsageError, require_extra
 from edgekd.progress import SILENT, Progress
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgekd.data import Contract
+    from edgekd.distillation.onnx_teacher import OnnxTeacher
     from edgekd.recipe import ModelSettings, Recipe
 
 T = TypeVar("T")
@@ -44,8 +45,7 @@ def check_names(recipe: Recipe) -> None:
         require_extra("train", module)
     from edgekd.models import source_digest
 
-    for section in ("teacher", "student"):
-        model: ModelSettings = getattr(recipe, section)
+    for section, model in _architectures(recipe).items():
         with_key(f"{section}.model", source_digest, model.model, recipe.folder)
 
 
@@ -53,15 +53,14 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
     """Build teacher and student once; a student that is larger than its teacher is worth a remark.
 
     Raises:
-        RecipeError: a factory does not take its arguments.
-        ModelError: a model does not fit the data.
+        UsageError: a factory does not take its arguments, or a tap is not there.
+        ModelError: a model does not fit the data, or tapped features cannot be compared.
     """
+    from edgekd.distillation.engine import check_terms
     from edgekd.models import build, count_parameters
 
-    sizes = {}
-    for section in ("teacher", "student"):
-        model: ModelSettings = getattr(recipe, section)
-        module = with_key(
+    modules = {
+        section: with_key(
             f"{section}.model",
             build,
             model.model,
@@ -70,12 +69,32 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
             arguments=model.arguments,
             folder=recipe.folder,
         )
-        sizes[section] = count_parameters(module)
-    if sizes["student"] > sizes["teacher"]:
+        for section, model in _architectures(recipe).items()
+    }
+    teacher: Any = modules["teacher"] if "teacher" in modules else _onnx_teacher(recipe, contract)
+    check_terms(recipe.distill, modules["student"], teacher, contract.shape)
+    sizes = {section: count_parameters(module) for section, module in modules.items()}
+    if sizes["student"] > sizes.get("teacher", sizes["student"]):
         progress.note(
             f"the student ({sizes['student']:,} parameters) is larger than its teacher ({sizes['teacher']:,}); "
             "perhaps they were swapped"
         )
+
+
+def _architectures(recipe: Recipe) -> dict[str, ModelSettings]:
+    """Return the models to build by section: not a teacher in an ONNX file."""
+    given = {} if recipe.teacher.onnx is not None else {"teacher": recipe.teacher}
+    return {**given, "student": recipe.student}
+
+
+def _onnx_teacher(recipe: Recipe, contract: Contract) -> OnnxTeacher:
+    from edgekd.data.contract import read_contract
+    from edgekd.distillation.onnx_teacher import OnnxTeacher, adapt
+
+    settings = recipe.teacher
+    assert settings.onnx is not None
+    own = None if settings.contract is None else read_contract(settings.contract)
+    return OnnxTeacher(settings.onnx, content=adapt(settings.onnx, contract, own).SerializeToString())
 
 
 def with_key(key: str, function: Callable[..., T], *arguments: object, **values: object) -> T:

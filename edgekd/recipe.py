@@ -12,23 +12,19 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from edgekd.errors import RecipeError, reading
+from edgekd.settings import MOST, PATH_KEYS, Settings, sentence
+from edgekd.terms import KINDS, AnyTerm, CacheSettings, CeTerm, ConfidenceSettings, KdTerm, PairTerm, TapSettings
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pydantic._internal._model_construction import ModelMetaclass
     from pydantic_core import ErrorDetails
-else:
-    ModelMetaclass = type(BaseModel)  # it has no public name
-
-
-MOST = 2**31 - 1  # of samples and the like: what fits into an int32
 
 
 def _part(value: object) -> object:
@@ -42,32 +38,6 @@ def _part(value: object) -> object:
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
 Part = Annotated[int | float, BeforeValidator(_part)]
-PATH_KEYS = frozenset({"path", "checkpoint"})  # values of these are files, relative to the recipe's folder
-SPEED_KEYS = frozenset({"workers", "checkpoint_s", "cache_mb"})  # these change no result
-
-
-class _OneMessage(ModelMetaclass):
-    """Lets settings made in Python, `DistillSettings(alpha=2)`, fail like a recipe; nested ones are not called."""
-
-    def __call__(self, *arguments: Any, **values: Any) -> Any:
-        try:
-            return super().__call__(*arguments, **values)
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {_sentence(e)}" for e in error.errors()]
-            raise RecipeError("\n".join(f"{self.__name__}: {problem}" for problem in problems)) from error
-
-
-class Settings(BaseModel, metaclass=_OneMessage):
-    """The base of all settings: strict, frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    def effective(self) -> dict[str, Any]:
-        """Return the settings that decide a result, as JSON data: no paths, those are known by their content."""
-        left_out = PATH_KEYS | SPEED_KEYS
-        return {key: value for key, value in self.model_dump(mode="json").items() if key not in left_out}
 
 
 class SplitSettings(Settings):
@@ -148,7 +118,7 @@ class ModelSettings(Settings):
     model: str = Field(min_length=1)
     """A known name such as `resnet20`, or a factory of your own: `package.module:function`, looked for in the
     recipe's folder, the current one and what is installed."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default={})
     """Keyword arguments of your own factory."""
 
 
@@ -171,6 +141,8 @@ class TrainingSettings(Settings):
     """Share of all steps."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a label that is spread over all classes, where labels alone are learnt from."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better one on the validation split. None: train them all."""
     workers: int = Field(default=0, ge=0, le=256)
     """Processes that read data. They change the speed and nothing else."""
     checkpoint_s: float = Field(default=10.0, ge=0, le=86400)
@@ -178,10 +150,29 @@ class TrainingSettings(Settings):
 
 
 class TeacherSettings(ModelSettings, TrainingSettings):
-    """The teacher: trained here, or read from `checkpoint`."""
+    """The teacher: trained here, read from `checkpoint`, or an ONNX file."""
 
+    model: str = ""
+    """A known name such as `resnet20`, or a factory of your own: `package.module:function`, looked for in the
+    recipe's folder, the current one and what is installed."""
     checkpoint: Path | None = None
     """A state dict (`.safetensors`, or `.pt` read with `weights_only`); with it nothing is trained."""
+    onnx: Path | None = None
+    """An ONNX file instead of a `model`: nothing is trained, and no code of it is needed."""
+    contract: Path | None = None
+    """How images become the ONNX file's input (JSON), where its metadata do not say so."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> TeacherSettings:
+        if not self.model and self.onnx is None:
+            raise ValueError("the key 'model' is missing, or 'onnx' for a teacher in an ONNX file")
+        if self.model and self.onnx is not None:
+            raise ValueError("give a model or an onnx file, not both")
+        if self.onnx is not None and (self.checkpoint is not None or self.arguments):
+            raise ValueError("an onnx file has its weights inside; checkpoint and arguments are for a model")
+        if self.contract is not None and self.onnx is None:
+            raise ValueError("contract is for an onnx file; a model takes what the data gives")
+        return self
 
 
 class DistillSettings(TrainingSettings):
@@ -189,10 +180,63 @@ class DistillSettings(TrainingSettings):
 
     temperature: float = Field(default=4.0, ge=0.01, le=1000)
     """Softens both distributions; `L_KD` is multiplied by its square."""
+    temperature_end: float | None = Field(default=None, ge=0.01, le=1000)
+    """The temperature at the end of the term's time, which it nears linearly. None: it stays."""
     alpha: float = Field(default=0.8, ge=0, le=1)
     """Weight of the teacher's word against the label's."""
+    alpha_end: float | None = Field(default=None, ge=0, le=1)
+    """Alpha at the end of the training, which it nears linearly. None: it stays."""
+    terms: tuple[Annotated[AnyTerm, Field(discriminator="kind")], ...] = ()
+    """The terms of the loss, in place of `alpha` and `temperature`: one table `[[distill.terms]]` for each."""
+    taps: TapSettings = TapSettings()
+    """Where features are taken from, for terms that look at them."""
+    confidence: ConfidenceSettings = ConfidenceSettings()
+    """Which of the teacher's answers count."""
+    cache: CacheSettings | None = None
+    """Ask the teacher once and store its answers on disk. None: it runs in every step."""
     control: bool = True
     """Train the same student without a teacher as well, to show what distillation gains."""
+
+    @model_validator(mode="after")
+    def _terms_are_sound(self) -> DistillSettings:
+        if not self.terms:
+            return self
+        told = {"alpha", "alpha_end", "temperature", "temperature_end"} & self.model_fields_set
+        if told:
+            raise ValueError(
+                f"{' and '.join(sorted(told))} belong to the terms where terms are given: set them there"
+            )
+        for term in self.terms:
+            if isinstance(term, PairTerm) and not self.taps.pairs:
+                raise ValueError(f"the term {term.kind!r} compares features: name them with taps.pairs")
+            if isinstance(term, PairTerm) and max(term.pairs, default=0) >= len(self.taps.pairs):
+                raise ValueError(f"the term {term.kind!r} asks for pair {max(term.pairs)}, counted from 0; "
+                                 f"taps.pairs has {len(self.taps.pairs)}")  # fmt: skip
+        for share in sorted({0.0} | {term.stop for term in self.terms if term.stop < 1}):
+            if not any(term.counts(share) for term in self.terms):
+                raise ValueError(f"no term counts from {share:g} of the training on")
+        return self
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of taps, where a term looks at features; else none."""
+        return self.taps.pairs if any(isinstance(term, PairTerm) for term in self.terms) else ()
+
+    def loss_terms(self) -> tuple[AnyTerm, ...]:
+        """Return the terms of the loss: those given, or KD and cross-entropy weighed by alpha."""
+        if self.terms:
+            return self.terms
+        end = self.alpha_end
+        return (
+            KdTerm(
+                kind="kd",
+                weight=self.alpha,
+                weight_end=end,
+                temperature=self.temperature,
+                temperature_end=self.temperature_end,
+            ),
+            CeTerm(kind="ce", weight=1 - self.alpha, weight_end=None if end is None else 1 - end),
+        )
 
 
 class ExportSettings(Settings):
@@ -355,6 +399,10 @@ def _paths(recipe: Recipe) -> Iterable[tuple[str, Path, Literal["file", "folder"
         yield "data.path", recipe.data.path, "file" if isinstance(recipe.data, NpzData) else "folder"
     if recipe.teacher.checkpoint is not None:
         yield "teacher.checkpoint", recipe.teacher.checkpoint, "file"
+    if recipe.teacher.onnx is not None:
+        yield "teacher.onnx", recipe.teacher.onnx, "file"
+    if recipe.teacher.contract is not None:
+        yield "teacher.contract", recipe.teacher.contract, "file"
 
 
 def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:
@@ -398,37 +446,40 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _explain(detail: ErrorDetails, document: Mapping[str, Any]) -> str:
     """Return one line for one problem: key path, value, what is allowed, the nearest known key."""
-    path, parent, found = _locate(detail["loc"], document)
+    path, parent, found = _locate(detail["loc"], document, absent=detail["type"] == "missing")
     dotted = ".".join(path)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(path[:-1], parent)
         return f"unknown key {dotted!r}{nearest(path[-1], known)}; known here: {', '.join(sorted(known))}"
+    context = detail.get("ctx", {})
+    tag = str(context.get("discriminator", "")).strip("'")  # the key that says which table this is
     if detail["type"] in ("missing", "union_tag_not_found"):
-        missing = dotted if detail["type"] == "missing" else f"{dotted}.source"
+        missing = dotted if detail["type"] == "missing" else f"{dotted}.{tag}"
         return f"the key {missing!r} is missing"
-    message = _sentence(detail)
+    message = sentence(detail)
     if detail["type"] == "union_tag_invalid":
-        context = detail.get("ctx", {})
-        path, found = [*path, "source"], context.get("tag")
+        path, found = [*path, tag], context.get("tag")
         allowed = str(context.get("expected_tags", "")).replace("'", "").split(", ")
         message = f"must be one of: {', '.join(allowed)}{nearest(str(found), allowed)}"
     if not path:
         return message
+    if isinstance(found, dict) and detail["type"] == "value_error":
+        return f"{'.'.join(path)}: {message}"
     return f"{'.'.join(path)} = {json.dumps(found, default=str)}: {message}"
 
 
-def _sentence(detail: ErrorDetails) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}"
+def _locate(
+    loc: Sequence[int | str], document: Mapping[str, Any], *, absent: bool
+) -> tuple[list[str], Mapping[str, Any], Any]:
+    """Walk an error's location through the document; parts that name a union's branch are no keys.
 
-
-def _locate(loc: Sequence[int | str], document: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any], Any]:
-    """Walk an error's location through the document; parts that name a union's branch are no keys."""
+    With `absent` the last part names a key that is missing.
+    """
     path: list[str] = []
     parent: Mapping[str, Any] = document
     value: Any = document
     for position, part in enumerate(loc):
-        if isinstance(value, dict) and (part in value or position == len(loc) - 1):
+        if isinstance(value, dict) and (part in value or (absent and position == len(loc) - 1)):
             parent, value = value, value.get(str(part))
             path.append(str(part))
         elif isinstance(value, list) and isinstance(part, int):
@@ -449,8 +500,14 @@ def _known_keys(path: Sequence[str], table: Mapping[str, Any]) -> list[str]:
             "npz": NpzData,
         }
         return list(branches[table["source"]].model_fields)
-    section = Recipe.model_fields[path[0]].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    if path[:2] == ["distill", "terms"]:
+        return list(KINDS[table["kind"]].model_fields)
+    section: type[BaseModel] = Recipe
+    for key in path:
+        annotation = section.model_fields[key].annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        section = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    return list(section.model_fields)
 
 
 def recipe_schema() -> dict[str, Any]:

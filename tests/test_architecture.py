@@ -16,7 +16,7 @@ PACKAGE = Path(edgekd.__file__).parent
 
 # Leaves first. A room may import what stands above it in this table, if it is named.
 WORDS = {"errors", "text", "progress"}
-LEAVES = WORDS | {"artifact", "temporary", "metrics", "targets", "recipe", "resources"}
+LEAVES = WORDS | {"artifact", "temporary", "metrics", "targets", "settings", "terms", "recipe", "resources"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
@@ -26,18 +26,20 @@ ALLOWED = {
     "metrics": WORDS,
     "targets": WORDS,
     "resources": WORDS,
-    "recipe": WORDS,
+    "settings": WORDS,
+    "terms": WORDS | {"settings"},
+    "recipe": WORDS | {"settings", "terms"},
     "data": LEAVES,
     "models": LEAVES,
     "runtime": LEAVES | {"data"},
     "scoring": LEAVES,
     "graph": LEAVES | {"runtime"},
-    "distillation": LEAVES | {"data"},
+    "distillation": LEAVES | {"data", "models", "runtime", "graph"},
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
-    "preflight": LEAVES | {"data", "models", "devices"},
+    "preflight": LEAVES | {"data", "models", "devices", "distillation"},
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},

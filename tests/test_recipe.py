@@ -52,8 +52,56 @@ MINIMAL = 'name = "d"\ndata.source = "digits"\nteacher.model = "resnet20"\nstude
         ("data.source", "idxx", 'data.source = "idxx": must be one of: digits, idx, image-folder, npz'),
         ("data", {}, "the key 'data.source' is missing"),
         ("data", 3, "data = 3: input should be an object"),
-        ("teacher", {}, "the key 'teacher.model' is missing"),
+        ("teacher", {}, "teacher: the key 'model' is missing, or 'onnx'"),
         ("teacher.model", 3, "teacher.model = 3: input should be a valid string"),
+        ("teacher.onnx", "/", "teacher: give a model or an onnx file, not both"),
+        ("teacher.contract", "/", "teacher: contract is for an onnx file"),
+        ("teacher", {"onnx": "/nowhere.onnx"}, "teacher.onnx = '/nowhere.onnx': no such file"),
+        ("teacher", {"onnx": "/", "checkpoint": "/"}, "teacher: an onnx file has its weights inside"),
+        ("distill.terms", [{"kind": "dkdd"}], 'distill.terms.0.kind = "dkdd": must be one of: ce, kd, dkd'),
+        ("distill.terms", [{"kind": "dkdd"}], "(perhaps you meant 'dkd'?)"),
+        ("distill.terms", [{"kind": "kd"}, {}], "the key 'distill.terms.1.kind' is missing"),
+        (
+            "distill.terms",
+            [{"kind": "kd", "temprature": 4.0}],
+            "unknown key 'distill.terms.0.temprature' (perhaps you meant 'temperature'?); known here: kind, start",
+        ),
+        ("distill.terms", [{"kind": "ce", "temperature": 4.0}], "unknown key 'distill.terms.0.temperature'; known"),
+        ("distill.terms", [{"kind": "kd", "weight": -1.0}], "distill.terms.0.weight = -1.0: input should be"),
+        (
+            "distill.terms",
+            [{"kind": "kd", "start": 0.5, "stop": 0.5}],
+            "distill.terms.0: start = 0.5 must be below stop = 0.5",
+        ),
+        ("distill.terms", [{"kind": "kd", "start": 0.5}], "distill: no term counts from 0 of the training on"),
+        ("distill.terms", [{"kind": "kd", "stop": 0.5}], "distill: no term counts from 0.5 of the training on"),
+        (
+            "distill.terms",
+            [{"kind": "hint"}],
+            "distill: the term 'hint' compares features: name them with taps.pairs",
+        ),
+        (
+            "distill",
+            {"terms": [{"kind": "sp", "pairs": [1]}], "taps": {"pairs": [["a", "b"]]}},
+            "distill: the term 'sp' asks for pair 1, counted from 0; taps.pairs has 1",
+        ),
+        (
+            "distill",
+            {"terms": [{"kind": "kd"}], "alpha": 0.5, "temperature": 2.0},
+            "distill: alpha and temperature belong to the terms where terms are given",
+        ),
+        (
+            "distill.taps",
+            {"pair": []},
+            "unknown key 'distill.taps.pair' (perhaps you meant 'pairs'?); known here: pairs",
+        ),
+        ("distill.taps.pairs", [["a"]], "distill.taps.pairs.0"),
+        ("distill.cache", {"view": 2}, "unknown key 'distill.cache.view' (perhaps you meant 'views'?)"),
+        (
+            "distill.confidence.threshold",
+            2.0,
+            "distill.confidence.threshold = 2.0: input should be less than or equal",
+        ),
         ("distill.temperature", "4", 'distill.temperature = "4": input should be a valid number'),
         ("distill.temperature", 0.0, "distill.temperature = 0.0: input should be greater than or equal to 0.01"),
         ("distill.temperature", 1e300, "distill.temperature = 1e+300: input should be less than or equal to 1000"),
@@ -218,3 +266,35 @@ def test_the_schema_describes_every_section() -> None:
 def test_every_shipped_recipe_is_sound(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = load_recipe(path, [f"data.path={tmp_path}"] if 'source = "digits"' not in path.read_text() else [])
     assert recipe.name == path.stem
+
+
+def test_the_loss_is_kd_and_cross_entropy_by_default() -> None:
+    kd, ce = parse_recipe(changed("distill", {"alpha": 0.7, "temperature": 3.0})).distill.loss_terms()
+    assert (kd.kind, kd.weight, kd.temperature) == ("kd", 0.7, 3.0)  # type: ignore[union-attr]
+    assert (ce.kind, ce.weight) == ("ce", 1 - 0.7)
+    assert kd.weight_at(0.9) == 0.7
+
+
+def test_alpha_and_temperature_have_schedules() -> None:
+    settings = {"alpha": 0.8, "alpha_end": 0.4, "temperature": 8.0, "temperature_end": 2.0}
+    kd, ce = parse_recipe(changed("distill", settings)).distill.loss_terms()
+    for share, alpha, temperature in ((0.0, 0.8, 8.0), (0.5, 0.6, 5.0), (1.0, 0.4, 2.0)):
+        assert kd.weight_at(share) == pytest.approx(alpha)
+        assert ce.weight_at(share) == pytest.approx(1 - alpha)
+        assert kd.temperature_at(share) == pytest.approx(temperature)  # type: ignore[union-attr]
+
+
+def test_a_terms_schedule_runs_through_its_own_time() -> None:
+    term = {"kind": "kd", "weight": 1.0, "weight_end": 0.0, "start": 0.5}
+    kd, ce = parse_recipe(changed("distill.terms", [term, {"kind": "ce"}])).distill.loss_terms()
+    assert [kd.counts(share) for share in (0.0, 0.49, 0.5, 0.99)] == [False, False, True, True]
+    assert [kd.weight_at(share) for share in (0.5, 0.75)] == [1.0, 0.5]
+    assert ce.counts(0.0)
+
+
+def test_a_caches_folder_changes_no_result(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + 'distill.cache = {views = 2, path = "answers"}\n')
+    recipe = load_recipe(path)
+    assert recipe.distill.cache is not None
+    assert recipe.distill.cache.path == tmp_path / "answers"
+    assert recipe.effective_sections()["distill"]["cache"] == {"views": 2, "seed": 0, "top_k": None}

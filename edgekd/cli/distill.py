@@ -12,7 +12,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def _list_kinds(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:  # noqa: ARG001
+    """Print the kinds of terms, and end."""
+    if not wanted or context.resilient_parsing:
+        return
+    from edgekd.cli import ui
+    from edgekd.terms import KINDS, listed_settings
+
+    for kind, term in KINDS.items():
+        ui.say(f"{kind:<14}{', '.join(listed_settings(kind))}\n{'':<14}{term.__doc__}")
+    ui.say("\nEvery kind has weight, weight_end, start and stop; what they mean stands in docs/recipe.md.")
+    context.exit()
+
+
 @click.command("distill")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_kinds,
+    help="List the kinds of loss terms with their settings and papers, and end.",
+)
 @click.argument("recipe", type=options.FILE)
 @options.run_folder
 @options.overrides

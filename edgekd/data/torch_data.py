@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -38,18 +39,33 @@ class TensorBatch(NamedTuple):
     positions: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Views:
+    """A limited number of augmentations of each sample.
+
+    Attributes:
+        count: Epoch e sees what epoch e mod `count` saw.
+        seed: Of their augmentation, in place of the one of the order.
+    """
+
+    count: int
+    seed: int
+
+
 class TrainingBatches:
     """Shuffled, augmented batches, epoch after epoch.
 
     Each epoch is a new permutation. With `crop_padding` an image is shifted by up to so many pixels in each
     direction; what comes in is zero, which is the mean pixel after normalisation. With `flip` an image is mirrored,
     left to right, half of the time. All draws are a pure function of (seed, epoch, position): workers and resuming
-    change the speed and nothing else. torch's own random state is not touched.
+    change the speed and nothing else. torch's own random state is not touched. With `views` each sample is seen in so
+    many views, over and over.
 
     A last, smaller batch is kept if it holds at least 2 samples: batch normalisation needs that many.
 
     Attributes:
         steps: Batches in an epoch.
+        samples: How many samples there are.
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class TrainingBatches:
         seed: int,
         crop_padding: int = 0,
         flip: bool = False,
+        views: Views | None = None,
         workers: int = 0,
     ) -> None:
         """Prepare to read `samples`, which must have labels and a single input.
@@ -70,6 +87,7 @@ class TrainingBatches:
             seed: Of the order and the augmentation.
             crop_padding: Largest shift in pixels; images in NCHW only.
             flip: Mirror at random; images in NCHW only.
+            views: Augmentations to be repeated; None: a new one in each epoch.
             workers: Processes that read ahead; 0 reads in this process.
 
         Raises:
@@ -84,6 +102,7 @@ class TrainingBatches:
                 f"{samples.name}: shifting and mirroring are for images of shape (N, channels, height, width), found "
                 f"{('N', *probe.shape[1:])}"
             )
+        self.samples = len(samples)
         self.steps = len(samples) // batch_size + (len(samples) % batch_size >= 2)
         if not self.steps:
             raise DataError(f"{samples.name}: {counted(len(samples), 'sample')}; training needs at least 2")
@@ -91,6 +110,8 @@ class TrainingBatches:
         self._inputs = _Inputs(samples, crop_padding, flip)
         self._batch_size = batch_size
         self._seed = seed
+        self._view_seed = seed if views is None else views.seed
+        self._views = None if views is None else views.count
         self._workers = workers
 
     def epoch(self, number: int, start_step: int = 0) -> Iterator[TensorBatch]:
@@ -101,9 +122,23 @@ class TrainingBatches:
         """
         count = len(self._labels)
         order = permutation(count, seed=self._seed, stream=Stream.ORDER, epoch=number)
-        words = random_words(count, seed=self._seed, stream=Stream.AUGMENTATION, epoch=number)
         starts = range(start_step * self._batch_size, self.steps * self._batch_size, self._batch_size)
-        plan = [order[start : start + self._batch_size] for start in starts]
+        view = number if self._views is None else number % self._views
+        yield from self._batches([order[start : start + self._batch_size] for start in starts], view)
+
+    def view(self, number: int, start: int, stop: int, batch_size: int) -> Iterator[TensorBatch]:
+        """Yield the samples at positions `start` to `stop - 1`, in order, augmented as in epoch `number`.
+
+        Raises:
+            DataError: a sample cannot be read or holds NaN.
+        """
+        positions = np.arange(start, stop, dtype=np.int64)
+        yield from self._batches(
+            [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)], number
+        )
+
+    def _batches(self, plan: list[NDArray[np.int64]], view: int) -> Iterator[TensorBatch]:
+        words = random_words(len(self._labels), seed=self._view_seed, stream=Stream.AUGMENTATION, epoch=view)
         for positions, inputs in zip(plan, self._read([(p, words[p]) for p in plan]), strict=True):
             yield TensorBatch(inputs, torch.from_numpy(self._labels[positions]), torch.from_numpy(positions))
 

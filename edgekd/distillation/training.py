@@ -1,17 +1,18 @@
 """The training loop: one for teachers, students and controls; what they learn from is an objective.
 
-A killed training continues from its last checkpoint bit-exactly: the checkpoint holds weights, optimizer, torch's
-random state and the position (epoch, step); the order of samples, their augmentation and the learning rate are
-functions of that position.
+A killed training continues from its last checkpoint bit-exactly: the checkpoint holds weights (of the network and of
+what the objective learns), optimizer, torch's random state and the position (epoch, step). The order of samples,
+their augmentation, the learning rate and the schedules of terms are functions of that position.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
+import operator
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +21,25 @@ from torch.nn import functional as F
 
 from edgekd.artifact import rounded, write_bytes
 from edgekd.data.opening import open_data
-from edgekd.data.torch_data import TrainingBatches, tensor_batches
-from edgekd.distillation.losses import distillation_loss
+from edgekd.data.torch_data import TrainingBatches, Views, tensor_batches
+from edgekd.distillation.objective import Step
+from edgekd.distillation.running import best_device, placed, run_logits
 from edgekd.errors import DataError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from edgekd.data.samples import Samples
+    from edgekd.distillation.objective import Objective
     from edgekd.progress import Task
-    from edgekd.recipe import DistillSettings, TrainingSettings
+    from edgekd.recipe import TrainingSettings
 
-    # What a network learns from: (inputs, its logits, labels) -> loss, with inputs float32 (N, ...) and labels
-    # int64 (N,).
-    Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+EXPLODED = 1e4  # a part of the loss that is so many times as large as at first (or as 1) will not come back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,17 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of training images: shifts by up to `crop_padding` pixels, mirroring."""
+    """Random changes of training images.
+
+    Attributes:
+        crop_padding: Shifts by up to so many pixels in each direction.
+        flip: Mirroring, half of the time.
+        views: A limited number of them for each image; None: new ones in every epoch.
+    """
 
     crop_padding: int = 0
     flip: bool = False
+    views: Views | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,81 +110,6 @@ class Checkpoints:
     every_s: float = 10.0
 
 
-def distill(
-    student: nn.Module,
-    teacher: nn.Module,
-    train: Samples | Mapping[str, NDArray[Any]],
-    validation: Samples | Mapping[str, NDArray[Any]],
-    *,
-    settings: DistillSettings | None = None,
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    checkpoints: Checkpoints | None = None,
-    title: str = "distil the student",
-    progress: Progress = SILENT,
-) -> Trained:
-    """Train a student on the softened answers of a teacher and on the labels.
-
-    The teacher is frozen and in eval mode meanwhile; its own state is restored afterwards. Nothing of it gets
-    into the student.
-
-    Args:
-        student: Takes float32 (N, ...), gives logits (N, classes). It is trained in place.
-        teacher: Likewise, with the same classes.
-        train: Samples with labels: one array of inputs, and `labels`.
-        validation: Chooses the best epoch.
-        settings: How to train; the defaults of the recipe's `[distill]`.
-        augmentation: Of the training images; none by default.
-        seed: Of the order of samples and of the augmentation.
-        checkpoints: Where to save and resume; by default nothing is saved.
-        title: What the progress is called.
-        progress: Listener.
-
-    Raises:
-        DataError: no labels, labels that are no class of the model, several inputs, or NaN in the data.
-        ModelError: the models do not fit the data or each other, their code fails, or the loss is no longer finite.
-        UsageError: the seed is out of range.
-    """
-    if settings is None:
-        from edgekd.recipe import DistillSettings
-
-        settings = DistillSettings()
-    temperature, alpha = settings.temperature, settings.alpha
-
-    def objective(inputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            answers = _logits(teacher, inputs, "the teacher")
-        if answers.shape != logits.shape:
-            raise ModelError(
-                f"the teacher's logits have shape {tuple(answers.shape)}, the student's {tuple(logits.shape)}; "
-                "both must know the same classes"
-            )
-        return distillation_loss(logits, answers, labels, temperature=temperature, alpha=alpha)
-
-    with _frozen(teacher), _placed(teacher, _device()):
-        return train_network(
-            student,
-            train,
-            validation,
-            objective,
-            settings=settings,
-            augmentation=augmentation or Augmentation(),
-            seed=seed,
-            checkpoints=checkpoints,
-            title=title,
-            progress=progress,
-        )
-
-
-def cross_entropy(label_smoothing: float = 0.0) -> Objective:
-    """Return the objective of training on labels alone."""
-
-    def objective(inputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-
-    return objective
-
-
 def train_network(
     module: nn.Module,
     train: Samples | Mapping[str, NDArray[Any]],
@@ -190,38 +123,71 @@ def train_network(
     title: str = "train",
     progress: Progress = SILENT,
 ) -> Trained:
-    """Train a network in place on an objective; see `distill` for the arguments and errors."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    """Train a network in place on an objective.
+
+    Args:
+        module: Takes float32 (N, ...), gives logits (N, classes).
+        train: Samples with labels: one array of inputs, and `labels`.
+        validation: Chooses the best epoch.
+        objective: What it learns from.
+        settings: How.
+        augmentation: Of the training images.
+        seed: Of the order of samples and of the augmentation.
+        checkpoints: Where to save and resume; None: nowhere.
+        title: What the progress is called.
+        progress: Listener.
+
+    Raises:
+        DataError: no labels, labels that are no class of the model, several inputs, or NaN in the data.
+        ModelError: the network does not fit the data, its code fails, or the training diverged: it then has the
+            weights of its best epoch.
+        UsageError: the seed is out of range.
+    """
     samples, judges = open_labelled(train), open_labelled(validation)
-    loader = TrainingBatches(
-        samples,
-        batch_size=settings.batch_size,
-        seed=seed,
-        crop_padding=augmentation.crop_padding,
-        flip=augmentation.flip,
-        workers=settings.workers,
-    )
+    loader = training_batches(samples, settings, augmentation, seed)
     classes = _Classes(samples, judges)
-    device = _device()
-    with torch.random.fork_rng(), _placed(module, device):
+    device = best_device()
+    with torch.random.fork_rng(), placed(module, device), placed(objective.learnt, device):
         torch.manual_seed(seed)
-        state = _State(module, settings)
+        state = _State(module, objective.learnt, settings)
         resumed = checkpoints is not None and state.restore(checkpoints)
         total = settings.epochs * loader.steps
         done = state.epoch * loader.steps + state.step
         if resumed:
             progress.note(f"{title}: continues at epoch {state.epoch + 1} of {settings.epochs}")
-        with progress.task(title, total, done) as task:
-            saver = _Saver(state, checkpoints)
-            while state.epoch < settings.epochs:
-                _train_epoch(state, loader, classes, objective, total, device, saver, task)
-                state.finish_epoch(*_validate(module, judges, settings.batch_size, device))
-                saver.save_when_due()
-        with user_code("the network's load_state_dict() failed"):
-            module.load_state_dict(state.best_weights)
+        saver = _Saver(state, checkpoints, written=resumed)
+        try:
+            with progress.task(title, total, done) as task:
+                while not state.finished:
+                    _train_epoch(state, loader, classes, objective, total, device, saver, task)
+                    state.finish_epoch(*_validate(module, judges, settings.batch_size, device))
+                    saver.save_when_due()
+        except _Diverged as problem:
+            state.bring_back_best()
+            raise ModelError(f"training diverged: {problem}; {saver.last_good()}") from problem
+        state.bring_back_best()
+        if len(state.history) < settings.epochs:
+            progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
+        with user_code("the network's eval() failed"):
             module.eval()
     return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch)
+
+
+def training_batches(
+    samples: Samples, settings: TrainingSettings, augmentation: Augmentation, seed: int
+) -> TrainingBatches:
+    """Return the batches that a training with these settings sees; see `train_network` for the errors."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    return TrainingBatches(
+        samples,
+        batch_size=settings.batch_size,
+        seed=seed,
+        crop_padding=augmentation.crop_padding,
+        flip=augmentation.flip,
+        views=augmentation.views,
+        workers=settings.workers,
+    )
 
 
 def open_labelled(data: Samples | Mapping[str, NDArray[Any]]) -> Samples:
@@ -257,19 +223,38 @@ class _Classes:
             )
 
 
+class _Diverged(Exception):  # noqa: N818  it ends a training, and is told as a ModelError
+    """What went wrong, and where."""
+
+
 class _State:
     """Everything that changes during a training."""
 
-    def __init__(self, module: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(self, module: nn.Module, learnt: nn.Module, settings: TrainingSettings) -> None:
         self.module = module
+        self.learnt = learnt  # by the objective
         self.settings = settings
-        self.optimizer = _optimizer(module, settings)
+        self.optimizer = _optimizer(module, learnt, settings)
         self.epoch = 0
         self.step = 0  # within the epoch
         self.loss_sum = 0.0
         self.history: list[Epoch] = []
         self.best_epoch = -1
         self.best_weights: dict[str, Any] = {}
+        self.first: dict[str, float] = {}  # each part of the loss, when it first counted
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or no better one has come for too long."""
+        patience = self.settings.patience
+        waited = len(self.history) - 1 - self.best_epoch
+        return self.epoch >= self.settings.epochs or (patience is not None and waited >= patience)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights are."""
+        values = (*self.module.state_dict().values(), *self.learnt.state_dict().values())
+        return all(bool(torch.isfinite(value).all()) for value in values if isinstance(value, torch.Tensor))
 
     def finish_epoch(self, validation_loss: float, validation_top1: float) -> None:
         """Book an epoch; a better one on validation (accuracy, then loss) becomes the best."""
@@ -285,11 +270,18 @@ class _State:
             self.best_weights = copy.deepcopy(self.module.state_dict())
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
 
+    def bring_back_best(self) -> None:
+        """Give the network the weights of its best epoch, if one was finished."""
+        if self.best_epoch >= 0:
+            with user_code("the network's load_state_dict() failed"):
+                self.module.load_state_dict(self.best_weights)
+
     def dump(self, key: str) -> bytes:
         buffer = io.BytesIO()
         content = {
             "key": key,
             "module": self.module.state_dict(),
+            "learnt": self.learnt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "position": [self.epoch, self.step],
@@ -297,6 +289,7 @@ class _State:
             "history": [asdict(epoch) for epoch in self.history],
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
+            "first": self.first,
         }
         torch.save(content, buffer)
         return buffer.getvalue()
@@ -310,6 +303,7 @@ class _State:
         except Exception:  # noqa: BLE001  whatever torch finds wrong with it: training starts at the beginning
             return False
         self.module.load_state_dict(content["module"])
+        self.learnt.load_state_dict(content["learnt"])
         self.optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
         self.epoch, self.step = content["position"]
@@ -317,6 +311,7 @@ class _State:
         self.history = [Epoch(**epoch) for epoch in content["history"]]
         self.best_epoch = content["best_epoch"]
         self.best_weights = content["best_weights"]
+        self.first = content["first"]
         return True
 
 
@@ -326,13 +321,25 @@ class _Saver:
 
     state: _State
     checkpoints: Checkpoints | None
+    written: bool
     last: float = field(default_factory=time.monotonic)
 
     def save_when_due(self) -> None:
+        """Write one, unless the training is about to diverge: the last good one then stays."""
         if self.checkpoints is None or time.monotonic() - self.last < self.checkpoints.every_s:
             return
-        write_bytes(self.checkpoints.path, self.state.dump(self.checkpoints.key))
+        if self.state.is_finite:
+            write_bytes(self.checkpoints.path, self.state.dump(self.checkpoints.key))
+            self.written = True
         self.last = time.monotonic()
+
+    def last_good(self) -> str:
+        """Say what is left of a training that diverged."""
+        best = self.state.best_epoch
+        kept = f"the weights of epoch {best + 1} are kept" if best >= 0 else "no epoch had been finished"
+        if self.checkpoints is None or not self.written:
+            return kept
+        return f"{kept}; the last good checkpoint is {self.checkpoints.path}"
 
 
 def _train_epoch(
@@ -347,25 +354,30 @@ def _train_epoch(
 ) -> None:
     with user_code("the network's train() failed"):
         state.module.train()
-    for inputs, labels, _ in loader.epoch(state.epoch, state.step):
+    for inputs, labels, positions in loader.epoch(state.epoch, state.step):
         done = state.epoch * loader.steps + state.step
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(done, total, state.settings)
         moved = inputs.to(device)
-        logits = _logits(state.module, moved)
+        logits = run_logits(state.module, moved)
         if not logits.requires_grad:
             raise ModelError(
                 "the network's logits carry no gradient, so it cannot learn: its forward() detaches them, computes "
                 "them without gradients, or none of the parameters in use is trainable"
             )
         classes.check(logits)
-        loss = objective(moved, logits, labels.to(device))
+        step = Step(
+            inputs=moved,
+            logits=logits,
+            labels=labels.to(device),
+            positions=positions,
+            epoch=state.epoch,
+            share=done / total,
+        )
+        parts = objective(step)
+        loss = functools.reduce(operator.add, parts.values())
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ModelError(
-                f"training diverged: the loss is {value} at epoch {state.epoch + 1}, step {state.step + 1}; "
-                "a lower learning_rate is the usual remedy"
-            )
+        _watch(state, parts, value)
         state.optimizer.zero_grad(set_to_none=True)
         with user_code("the network's backward pass failed"):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -376,17 +388,29 @@ def _train_epoch(
         saver.save_when_due()
 
 
+def _watch(state: _State, parts: Mapping[str, Tensor], loss: float) -> None:
+    """Stop a training whose loss is not finite or has exploded, and name the term."""
+    values = {name: loss if len(parts) == 1 else float(part.detach()) for name, part in parts.items()}
+    for name, value in values.items():
+        first = state.first.setdefault(name, value)
+        if not math.isfinite(value) or abs(value) > EXPLODED * max(1.0, abs(first)):
+            raise _Diverged(
+                f"the term {name!r} of the loss is {value:g} at epoch {state.epoch + 1}, step {state.step + 1} "
+                f"(at first {first:g}); a lower learning_rate, or a lower weight of that term, is the usual remedy"
+            )
+
+
 @torch.no_grad()
 def _validate(module: nn.Module, judges: Samples, batch_size: int, device: torch.device) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy."""
     module.eval()
     loss, correct = 0.0, 0
     for inputs, labels, _ in tensor_batches(judges, batch_size):
-        logits = _logits(module, inputs.to(device)).cpu()
+        logits = run_logits(module, inputs.to(device)).cpu()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(dim=1) == labels).sum())
     if not math.isfinite(loss):
-        raise ModelError("training diverged: the validation loss is not finite; try a lower learning_rate")
+        raise _Diverged("the validation loss is not finite; a lower learning_rate is the usual remedy")
     return loss / len(judges), correct / len(judges)
 
 
@@ -399,10 +423,11 @@ def learning_rate(step: int, total: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, learnt: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise ModelError("the network has no parameters to train")
+    trainable += learnt.parameters()
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
@@ -414,66 +439,5 @@ def _optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.Opt
     )
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _rank(epoch: Epoch) -> tuple[float, float]:
     return epoch.validation_top1, -epoch.validation_loss
-
-
-def _logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> Tensor:
-    """Run a module, in whatever mode it is, and see that it gives logits (N, classes)."""
-    with user_code(f"{who} cannot take inputs of shape {tuple(inputs.shape)}"):
-        logits = module(inputs)
-    if not isinstance(logits, torch.Tensor):
-        raise ModelError(
-            f"{who} must return one tensor of logits of shape (samples, classes), found {type(logits).__name__}"
-        )
-    if logits.ndim != 2 or len(logits) != len(inputs) or not logits.is_floating_point():
-        raise ModelError(
-            f"{who} must return floating-point logits of shape ({len(inputs)}, classes) for {len(inputs)} samples, "
-            f"found {str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
-        )
-    return logits
-
-
-@contextmanager
-def _placed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Keep a module on the device, in channels-last order where that is safe, and give it back as it was."""
-    if _safe_in_channels_last(module):
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:
-        module.to(device=device)
-    try:
-        yield
-    finally:
-        module.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
-def _safe_in_channels_last(module: nn.Module) -> bool:
-    """Say whether a module may run in channels-last order, which is a third faster on CPUs.
-
-    oneDNN's backward pass of a strided 1x1 convolution writes past its workspace in that order where a group has
-    fewer input channels than a vector holds, 16 at most (github.com/uxlfoundation/oneDNN, issue 6035).
-    """
-    convolutions = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
-    return not any(
-        layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels // layer.groups < 16
-        for layer in convolutions
-    )
-
-
-@contextmanager
-def _frozen(teacher: nn.Module) -> Iterator[None]:
-    """Keep a module in eval mode without gradients, and restore it."""
-    was_training = [(module, module.training) for module in teacher.modules()]
-    had_gradient = [(parameter, parameter.requires_grad) for parameter in teacher.parameters()]
-    teacher.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in was_training:
-            module.training = training
-        for parameter, gradient in had_gradient:
-            parameter.requires_grad = gradient

@@ -46,7 +46,7 @@ def _strip_graph(graph: onnx.GraphProto) -> int:
 
 
 def _strip_node(node: onnx.NodeProto) -> int:
-    return _strip_entry(node) + sum(_strip_graph(graph) for graph in _subgraphs(node))
+    return _strip_entry(node) + sum(_strip_graph(graph) for graph in subgraphs(node))
 
 
 def _strip_entry(
@@ -58,7 +58,8 @@ def _strip_entry(
     return removed
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in a node's attributes: the branches of an If, the body of a Loop."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

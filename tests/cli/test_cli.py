@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -506,3 +507,20 @@ def test_export_takes_model_and_arguments_from_the_card(
         main(["export", "w.safetensors", *said, "-o", "m.onnx"])
     assert str(asked["model"]).startswith("nets_of_cli:")
     assert list(asked["arguments"].values()) == [width]  # type: ignore[attr-defined]
+
+
+def test_distill_lists_every_kind_of_term_with_settings_and_paper(line: Line) -> None:
+    from edgekd.terms import KINDS
+
+    printed = line("distill", "--list")
+    for kind in KINDS:
+        assert re.search(rf"\b{kind}\b", printed), kind
+    assert "temperature = 4.0" in printed
+    for word in ("2203.08679", "1412.6550", "1904.05068"):
+        assert word in printed
+
+
+def test_an_unknown_kind_of_term_is_a_usage_error_that_names_the_nearest(line: Line, tmp_path: Path) -> None:
+    recipe = 'name = "d"\ndata.source = "digits"\nteacher.model = "mlp-8"\nstudent.model = "mlp-4"\n'
+    (tmp_path / "r.toml").write_text(recipe + '[[distill.terms]]\nkind = "dkdd"\n')
+    assert "perhaps you meant 'dkd'?" in line("distill", "r.toml", code=2)

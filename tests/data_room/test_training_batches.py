@@ -11,7 +11,7 @@ import torch
 from edgekd.data import ArraySamples
 from edgekd.data.counter_random import Stream, random_words
 from edgekd.data.npz import open_npz
-from edgekd.data.torch_data import TensorBatch, TrainingBatches, mirror, shift, tensor_batches
+from edgekd.data.torch_data import TensorBatch, TrainingBatches, Views, mirror, shift, tensor_batches
 from edgekd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,32 @@ def test_a_last_batch_of_one_sample_is_dropped(batch_size: int, sizes: list[int]
 def test_resuming_gives_the_rest_of_the_epoch(start: int) -> None:
     loader = TrainingBatches(SAMPLES, **AUGMENTED)
     same(TrainingBatches(SAMPLES, **AUGMENTED).epoch(4, start), list(loader.epoch(4))[start:])
+
+
+def by_position(batches: Iterable[TensorBatch]) -> torch.Tensor:
+    found = list(batches)
+    return torch.cat([batch.inputs for batch in found])[torch.argsort(torch.cat([b.positions for b in found]))]
+
+
+def test_views_are_replayed_and_the_order_is_not() -> None:
+    loader = TrainingBatches(SAMPLES, views=Views(2, seed=8), **AUGMENTED)
+    free = TrainingBatches(SAMPLES, **{**AUGMENTED, "seed": 8})
+    plain = TrainingBatches(SAMPLES, **AUGMENTED)
+    for epoch in range(5):
+        assert torch.equal(next(loader.epoch(epoch)).positions, next(plain.epoch(epoch)).positions)
+        assert torch.equal(by_position(loader.epoch(epoch)), by_position(free.epoch(epoch % 2)))
+    assert not torch.equal(next(loader.epoch(0)).positions, next(loader.epoch(2)).positions)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 53])
+def test_a_view_is_an_epochs_augmentation_in_order(batch_size: int) -> None:
+    loader = TrainingBatches(SAMPLES, **AUGMENTED)
+    found = list(loader.view(3, 0, 53, batch_size))
+    assert torch.cat([batch.positions for batch in found]).tolist() == list(range(53))
+    assert torch.equal(by_position(found), by_position(loader.epoch(3)))
+    (part,) = loader.view(3, 10, 14, 50)
+    assert torch.equal(part.inputs, by_position(loader.epoch(3))[10:14])
+    assert part.labels.tolist() == LABELS[10:14].tolist()
 
 
 def test_augmentation_depends_on_seed_epoch_and_position_not_on_the_batch() -> None:

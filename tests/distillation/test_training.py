@@ -10,15 +10,10 @@ from torch import nn
 
 from edgekd.data import ArraySamples
 from edgekd.distillation import training
-from edgekd.distillation.training import (
-    Augmentation,
-    Checkpoints,
-    Trained,
-    cross_entropy,
-    distill,
-    learning_rate,
-    train_network,
-)
+from edgekd.distillation.engine import distill
+from edgekd.distillation.objective import LabelObjective
+from edgekd.distillation.running import safe_in_channels_last
+from edgekd.distillation.training import Augmentation, Checkpoints, Trained, learning_rate, train_network
 from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.models import build, dump_weights
 from edgekd.recipe import DistillSettings, TrainingSettings
@@ -66,7 +61,7 @@ def train(module: nn.Module, checkpoints: Checkpoints | None = None, epochs: int
         module,
         TRAIN,
         VALIDATION,
-        cross_entropy(),
+        LabelObjective(),
         settings=TrainingSettings(epochs=epochs, batch_size=16, learning_rate=0.05),
         augmentation=Augmentation(crop_padding=1),
         seed=3,
@@ -180,7 +175,7 @@ def test_a_diverging_training_stops_with_a_message() -> None:
     unbounded = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3))
     with pytest.raises(ModelError, match=r"training diverged: .*lower learning_rate"):
         train_network(
-            unbounded, TRAIN, VALIDATION, cross_entropy(), settings=settings, augmentation=Augmentation(), seed=0
+            unbounded, TRAIN, VALIDATION, LabelObjective(), settings=settings, augmentation=Augmentation(), seed=0
         )
 
 
@@ -265,7 +260,7 @@ def test_float64_and_lists_train_as_float32_does() -> None:
             network(),
             same,
             VALIDATION,
-            cross_entropy(),
+            LabelObjective(),
             settings=TrainingSettings(epochs=1, batch_size=16, learning_rate=0.05),
             augmentation=Augmentation(crop_padding=1),
             seed=3,
@@ -286,6 +281,6 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 def test_narrow_strided_convolutions_are_kept_out_of_channels_last() -> None:
     """There oneDNN's backward pass corrupts the heap; wide ones are trained in the faster order."""
     for name, safe in (("resnet8x0.25", False), ("resnet8x0.5", False), ("resnet8", True), ("wrn-16-2", True)):
-        assert training._safe_in_channels_last(build(name, classes=3, shape=(1, 8, 8))) is safe, name
+        assert safe_in_channels_last(build(name, classes=3, shape=(1, 8, 8))) is safe, name
     grouped = nn.Conv2d(32, 32, 1, stride=2, groups=4)
-    assert not training._safe_in_channels_last(grouped)
+    assert not safe_in_channels_last(grouped)

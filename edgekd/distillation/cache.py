@@ -1,0 +1,380 @@
+"""A teacher's answers on disk: asked once, looked up ever after.
+
+A folder holds `header.json` and, for each view of the samples, shards: `.npy` files of fixed-size records,
+memory-mapped when read. A record is a sample's logits in float16, or its k largest logits with their classes and the
+log-sum-exp of all others (the tail); and its tapped features in float16.
+
+Augmentation is replayed, not stored: view v of a sample is drawn from (seed, v, position), so the student sees just
+the pixels that the teacher answered for.
+
+How far a stored answer is off:
+
+- float16 changes a logit z by at most `2^-11 |z| + 2^-25`, hence a log-probability at temperature T by at most twice
+  the largest of these over T.
+- Of a top-k answer the tail is shared out evenly. For T >= 1 the total variation between true and restored
+  distribution at T is at most the restored tail's mass there (`tail_mass`), besides the rounding: an even tail is
+  the heaviest of its sum at any such T, so it bounds the true one.
+
+Header and shards are each moved into place when whole. A killed writer leaves shards that are missing, and nothing
+worse: the next one fills those.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from edgekd.artifact import write_bytes, write_json
+from edgekd.distillation.teacher import Answers
+from edgekd.errors import DataError, ModelError, OutputError, writing
+from edgekd.progress import SILENT, Progress
+from edgekd.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from edgekd.data.torch_data import TrainingBatches
+    from edgekd.distillation.teacher import Ask, Teacher
+
+SCHEMA = "edgekd.cache/1"
+SHARD_BYTES = 8_000_000
+BATCH = 128  # samples the teacher is asked for at a time
+LARGEST_HALF = 65504.0
+
+
+class OtherAnswersError(DataError):
+    """A folder holds a teacher's answers to other questions than those asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a record holds.
+
+    Attributes:
+        samples: Records of a view.
+        views: Augmentations of a sample.
+        classes: Logits of an answer.
+        top_k: So many of them are stored; None: all.
+        features: The shape of each tapped feature, without the batch axis.
+        rows: Records in a shard.
+    """
+
+    samples: int
+    views: int
+    classes: int
+    top_k: int | None
+    features: tuple[tuple[int, ...], ...]
+    rows: int
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """The record as a structured dtype."""
+        kept: list[tuple[str, str, tuple[int, ...]]]
+        if self.top_k is None:
+            kept = [("logits", "<f2", (self.classes,))]
+        else:
+            index = "<u2" if self.classes <= 2**16 else "<u4"
+            kept = [("classes", index, (self.top_k,)), ("logits", "<f2", (self.top_k,)), ("tail", "<f4", ())]
+        return np.dtype([*kept, *((f"feature{i}", "<f2", shape) for i, shape in enumerate(self.features))])
+
+    @property
+    def total_bytes(self) -> int:
+        """What all records take."""
+        return self.samples * self.views * self.dtype.itemsize
+
+    def shards(self) -> list[tuple[int, int]]:
+        """Return (view, first position) of every shard."""
+        return [(view, start) for view in range(self.views) for start in range(0, self.samples, self.rows)]
+
+    def length(self, start: int) -> int:
+        """Return how many records the shard has that begins at position `start`."""
+        return min(self.rows, self.samples - start)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            "samples": self.samples,
+            "views": self.views,
+            "classes": self.classes,
+            "top_k": self.top_k,
+            "features": [list(shape) for shape in self.features],
+            "rows": self.rows,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        """Read what `to_json` wrote."""
+        features = tuple(tuple(shape) for shape in data["features"])
+        return cls(**{**data, "features": features})
+
+
+class StoredAnswers:
+    """A filled cache: a teacher that only looks up."""
+
+    libraries = ("numpy",)
+
+    def __init__(self, folder: Path, layout: Layout, identity: Mapping[str, Any]) -> None:
+        self.fingerprint = str(identity["teacher"])
+        self.layout = layout
+        self._folder = folder
+        self._taps = tuple(identity["taps"])
+        self._shards: dict[tuple[int, int], NDArray[np.void]] = {}
+
+    @contextmanager
+    def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
+        """Be ready to be asked for training samples by their positions; see `Teacher`."""
+        if tuple(taps) != self._taps:
+            raise DataError(f"{self._folder}: holds the features {list(self._taps)}, wanted are {list(taps)}")
+
+        def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001
+            records = self.records(positions.numpy(), epoch % self.layout.views)
+            features = (records[f"feature{i}"] for i in range(len(self.layout.features)))
+            return Answers(
+                torch.from_numpy(restored_logits(records, self.layout)).to(device),
+                tuple(torch.from_numpy(found.astype(np.float32)).to(device) for found in features),
+            )
+
+        yield ask
+
+    def records(self, positions: NDArray[np.int64], view: int) -> NDArray[np.void]:
+        """Return the records of samples, of shape (n,)."""
+        found = np.empty(len(positions), dtype=self.layout.dtype)
+        starts = positions - positions % self.layout.rows
+        for start in np.unique(starts):
+            here = starts == start
+            found[here] = self._shard(view, int(start))[positions[here] - start]
+        return found
+
+    def tail_mass(self, temperature: float) -> tuple[float, float]:
+        """Return mean and maximum, over all answers, of the restored tail's probability at a temperature."""
+        total, largest = 0.0, 0.0
+        for view, start in self.layout.shards():
+            logits = restored_logits(self._shard(view, start), self.layout).astype(np.float64) / temperature
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            kept = np.sort(powers, axis=1)[:, -(self.layout.top_k or self.layout.classes) :].sum(axis=1)
+            mass = 1 - kept / powers.sum(axis=1)
+            total, largest = total + float(mass.sum()), max(largest, float(mass.max()))
+        return total / (self.layout.samples * self.layout.views), largest
+
+    def _shard(self, view: int, start: int) -> NDArray[np.void]:
+        if (view, start) not in self._shards:
+            shard = _read_shard(self._folder, self.layout, view, start)
+            if shard is None:
+                raise DataError(
+                    f"{_shard_path(self._folder, view, start)}: missing or damaged; run again to refill it"
+                )
+            self._shards[view, start] = shard
+        return self._shards[view, start]
+
+
+def store_answers(
+    folder: Path,
+    teacher: Teacher,
+    batches: TrainingBatches,
+    identity: Mapping[str, Any],
+    *,
+    taps: Sequence[str] = (),
+    views: int = 1,
+    top_k: int | None = None,
+    replace: bool = False,
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> StoredAnswers:
+    """Return a teacher's answers for all training samples, from the folder or asked now.
+
+    Once all are there, the teacher is not run.
+
+    Args:
+        folder: Where they lie; it is made.
+        teacher: Who answers.
+        batches: The training samples.
+        identity: What else decides an answer, as JSON data: the data, the augmentation and its seed, versions.
+        taps: Places whose features are stored, too.
+        views: Augmentations of a sample.
+        top_k: Store so many of the largest logits, and the tail; None: all logits.
+        replace: Throw away answers to other questions.
+        device: Where a torch teacher runs.
+        progress: Listener.
+
+    Raises:
+        OtherAnswersError: the folder holds answers to other questions.
+        ModelError: an answer is not finite, or beyond what float16 holds.
+        OutputError: the folder cannot be written, or the disk has not that much space.
+    """
+    asked = {**identity, "teacher": teacher.fingerprint, "taps": list(taps), "views": views, "top_k": top_k}
+    with writing(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        layout = _read_header(folder, asked)
+    except OtherAnswersError:
+        if not replace:
+            raise
+        _clear(folder)
+        layout = None
+    if layout is not None and not _missing(folder, layout):
+        progress.note(f"teacher cache: {_described(layout)}, complete; the teacher does not run")
+        return StoredAnswers(folder, layout, asked)
+    with teacher.ready(device, taps) as ask:
+        if layout is None:
+            layout = _plan(ask, batches, views, top_k, device)
+            write_json(folder / "header.json", {"schema": SCHEMA, "identity": asked, "layout": layout.to_json()})
+        missing = _missing(folder, layout)
+        needed = sum(layout.length(start) for _, start in missing) * layout.dtype.itemsize
+        _require_space(folder, needed)
+        progress.note(f"teacher cache: {_described(layout)}; {needed / 1e6:.1f} MB of it to write")
+        _fill(folder, layout, missing, ask, batches, device, progress)
+    return StoredAnswers(folder, layout, asked)
+
+
+def _plan(ask: Ask, batches: TrainingBatches, views: int, top_k: int | None, device: torch.device) -> Layout:
+    """Find out by a dry run of two samples what an answer looks like."""
+    probe = next(batches.view(0, 0, min(2, batches.samples), 2))
+    answers = ask(probe.inputs.to(device), probe.positions, 0)
+    classes = answers.logits.shape[1]
+    planned = Layout(
+        samples=batches.samples,
+        views=views,
+        classes=classes,
+        top_k=top_k if top_k is not None and top_k < classes else None,
+        features=tuple(tuple(feature.shape[1:]) for feature in answers.features),
+        rows=1,
+    )
+    rows = max(1, SHARD_BYTES // planned.dtype.itemsize // BATCH) * BATCH
+    return Layout(**{**vars(planned), "rows": rows})
+
+
+def _fill(
+    folder: Path,
+    layout: Layout,
+    missing: Sequence[tuple[int, int]],
+    ask: Ask,
+    batches: TrainingBatches,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    everything = layout.samples * layout.views
+    todo = sum(layout.length(start) for _, start in missing)
+    with progress.task("ask the teacher", everything, everything - todo) as task:
+        for view, start in missing:
+            shard = np.empty(layout.length(start), dtype=layout.dtype)
+            for batch in batches.view(view, start, start + len(shard), BATCH):
+                answers = ask(batch.inputs.to(device), batch.positions, view)
+                rows = batch.positions.numpy() - start
+                shard[rows] = records_of(answers, layout)
+                task.advance(len(rows))
+            content = io.BytesIO()
+            np.save(content, shard)
+            write_bytes(_shard_path(folder, view, start), content.getbuffer())
+
+
+def records_of(answers: Answers, layout: Layout) -> NDArray[np.void]:
+    """Return a batch's answers as records.
+
+    Raises:
+        ModelError: an answer is not finite, or beyond what float16 holds.
+    """
+    records = np.empty(len(answers.logits), dtype=layout.dtype)
+    logits = answers.logits.detach().float().cpu().numpy()
+    if layout.top_k is None:
+        records["logits"] = _half(logits, "logits")
+    else:
+        order = np.argsort(-logits, axis=1, kind="stable")
+        kept, rest = order[:, : layout.top_k], order[:, layout.top_k :]
+        records["classes"] = kept
+        records["logits"] = _half(np.take_along_axis(logits, kept, axis=1), "logits")
+        tail = torch.from_numpy(np.take_along_axis(logits, rest, axis=1))
+        records["tail"] = torch.logsumexp(tail, dim=1).numpy()
+    for number, feature in enumerate(answers.features):
+        records[f"feature{number}"] = _half(feature.detach().float().cpu().numpy(), "features")
+    return records
+
+
+def restored_logits(records: NDArray[np.void], layout: Layout) -> NDArray[np.float32]:
+    """Return logits (n, classes) of records: of a top-k answer with the tail shared out evenly."""
+    if layout.top_k is None:
+        return records["logits"].astype(np.float32)
+    even = records["tail"] - np.float32(math.log(layout.classes - layout.top_k))
+    logits = np.repeat(even[:, None], layout.classes, axis=1)
+    np.put_along_axis(logits, records["classes"].astype(np.int64), records["logits"].astype(np.float32), axis=1)
+    return logits
+
+
+def _half(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
+    largest = float(np.abs(values).max(initial=0))
+    if not largest <= LARGEST_HALF:
+        raise ModelError(
+            f"teacher cache: the teacher's {what} reach {largest:g}; expected finite numbers up to "
+            f"{LARGEST_HALF:,.0f}, which float16 holds. Train without distill.cache"
+        )
+    return values.astype(np.float16)
+
+
+def _read_header(folder: Path, asked: Mapping[str, Any]) -> Layout | None:
+    """Return the layout of what the folder holds; None if it holds nothing."""
+    path = folder / "header.json"
+    if not path.exists() and not any(folder.glob("*.npy")):
+        return None
+    remedy = "delete this folder to ask the teacher again, or name another one with distill.cache.path"
+    try:
+        header = json.loads(path.read_bytes())
+        identity, layout = dict(header["identity"]), Layout.from_json(header["layout"])
+        known = header["schema"] == SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OtherAnswersError(f"{path}: no header of stored answers; {remedy}") from error
+    differing = sorted(key for key in {*identity, *asked} if identity.get(key) != asked.get(key))
+    if differing or not known:
+        what = ", ".join(differing) or "the format"
+        raise OtherAnswersError(f"{folder}: holds a teacher's answers to other questions ({what} differ); {remedy}")
+    return layout
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a cache writes; the header goes last, so that a killed removal is still one of other answers."""
+    for path in (*folder.glob("*.npy"), folder / "header.json"):
+        with writing(path):
+            path.unlink(missing_ok=True)
+
+
+def _missing(folder: Path, layout: Layout) -> list[tuple[int, int]]:
+    return [shard for shard in layout.shards() if _read_shard(folder, layout, *shard) is None]
+
+
+def _read_shard(folder: Path, layout: Layout, view: int, start: int) -> NDArray[np.void] | None:
+    with suppress(OSError, ValueError, EOFError):
+        shard: NDArray[np.void] = np.load(_shard_path(folder, view, start), mmap_mode="r", allow_pickle=False)
+        if shard.dtype == layout.dtype and shard.shape == (layout.length(start),):
+            return shard
+    return None
+
+
+def _shard_path(folder: Path, view: int, start: int) -> Path:
+    return folder / f"{view:04d}-{start:09d}.npy"
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: the teacher's answers need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; lower "
+            "distill.cache.views, set distill.cache.top_k, or choose another disk with distill.cache.path"
+        )
+
+
+def _described(layout: Layout) -> str:
+    views = f" x {layout.views} views" if layout.views > 1 else ""
+    return (
+        f"{counted(layout.samples, 'sample')}{views} of {layout.dtype.itemsize:,} bytes, "
+        f"{layout.total_bytes / 1e6:.1f} MB"
+    )

@@ -1,0 +1,200 @@
+"""The verb: a teacher, a student and terms brought together, and trained."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgekd.artifact import library_versions
+from edgekd.data.torch_data import Views
+from edgekd.distillation.cache import store_answers
+from edgekd.distillation.objective import TeacherObjective
+from edgekd.distillation.onnx_teacher import OnnxTeacher
+from edgekd.distillation.running import best_device, placed, run_logits
+from edgekd.distillation.taps import tapped
+from edgekd.distillation.teacher import TorchTeacher
+from edgekd.distillation.terms import build_term
+from edgekd.distillation.training import Augmentation, open_labelled, train_network, training_batches
+from edgekd.errors import UsageError
+from edgekd.progress import SILENT, Progress
+from edgekd.recipe import DistillSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from edgekd.data.samples import Samples
+    from edgekd.distillation.taps import Taps
+    from edgekd.distillation.teacher import Ask, Teacher
+    from edgekd.distillation.terms import Shape, Term
+    from edgekd.distillation.training import Checkpoints, Trained
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module | Teacher | str | PathLike[str],
+    train: Samples | Mapping[str, NDArray[Any]],
+    validation: Samples | Mapping[str, NDArray[Any]],
+    *,
+    settings: DistillSettings | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    checkpoints: Checkpoints | None = None,
+    cache_folder: str | PathLike[str] | None = None,
+    cache_is_own: bool = False,
+    title: str = "distil the student",
+    progress: Progress = SILENT,
+) -> Trained:
+    """Train a student on the answers of a teacher and on the labels.
+
+    The teacher is frozen and in eval mode meanwhile; its own state is restored afterwards. Nothing of it, and
+    nothing of what terms learn themselves, gets into the student.
+
+    Args:
+        student: Takes float32 (N, ...), gives logits (N, classes). It is trained in place.
+        teacher: A torch module likewise, with the same classes; an ONNX file that takes what the student takes; or
+            any other `edgekd.distillation.teacher.Teacher`.
+        train: Samples with labels: one array of inputs, and `labels`.
+        validation: Chooses the best epoch.
+        settings: How to train; the defaults of the recipe's `[distill]`.
+        augmentation: Of the training images; none by default.
+        seed: Of the order of samples and of the augmentation.
+        checkpoints: Where to save and resume; by default nothing is saved.
+        cache_folder: Where `settings.cache` stores the teacher's answers, unless it names a path itself.
+        cache_is_own: Answers to other questions in `cache_folder` are thrown away; by default they are an error.
+        title: What the progress is called.
+        progress: Listener.
+
+    Raises:
+        DataError: no labels, labels that are no class of the model, several inputs, or NaN in the data; or the cache
+            folder holds answers to other questions (`OtherAnswersError`).
+        ModelError: the models do not fit the data or each other, their code fails, or the training diverged. The
+            student then has the weights of its best epoch.
+        UsageError: the seed is out of range, a tap is not there, or there is no folder for the cache.
+    """
+    settings = settings or DistillSettings()
+    augmentation = augmentation or Augmentation()
+    samples = open_labelled(train)
+    device = best_device()
+    asked = _teacher(teacher)
+    student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
+    if settings.cache is not None:
+        augmented = augmentation.crop_padding > 0 or augmentation.flip
+        views = settings.cache.views if augmented else 1
+        augmentation = replace(augmentation, views=Views(views, settings.cache.seed))
+        batches = training_batches(samples, settings, augmentation, seed)
+        identity = {
+            "data": samples.fingerprint,
+            "augmentation": {
+                "crop_padding": augmentation.crop_padding,
+                "flip": augmentation.flip,
+                "seed": settings.cache.seed if augmented else None,
+            },
+            "versions": library_versions(asked.libraries),
+        }
+        folder = _folder(settings, cache_folder)
+        asked = store_answers(
+            folder,
+            asked,
+            batches,
+            identity,
+            taps=teacher_taps,
+            views=views,
+            top_k=settings.cache.top_k,
+            replace=cache_is_own and settings.cache.path is None,
+            device=device,
+            progress=progress,
+        )
+    else:
+        batches = training_batches(samples, settings, augmentation, seed)
+    with ExitStack() as open_things:
+        ask = open_things.enter_context(asked.ready(device, teacher_taps))
+        open_things.enter_context(placed(student, device))
+        taps = open_things.enter_context(tapped(student, student_taps))
+        probe = next(batches.view(0, 0, 2, 2))
+        terms = _terms(settings, student, taps, ask, probe.inputs.to(device), probe.positions, seed)
+        return train_network(
+            student,
+            samples,
+            validation,
+            TeacherObjective(terms, ask, taps, settings.confidence),
+            settings=settings,
+            augmentation=augmentation,
+            seed=seed,
+            checkpoints=checkpoints,
+            title=title,
+            progress=progress,
+        )
+
+
+def _teacher(teacher: nn.Module | Teacher | str | PathLike[str]) -> Teacher:
+    if isinstance(teacher, nn.Module):
+        return TorchTeacher(teacher)
+    return OnnxTeacher(teacher) if isinstance(teacher, str | os.PathLike) else teacher
+
+
+def _folder(settings: DistillSettings, given: str | PathLike[str] | None) -> Path:
+    assert settings.cache is not None
+    folder = settings.cache.path or given
+    if folder is None:
+        raise UsageError("distill.cache: say where the answers go, with cache_folder or distill.cache.path")
+    return Path(folder)
+
+
+def check_terms(
+    settings: DistillSettings,
+    student: nn.Module,
+    teacher: nn.Module | Teacher | str | PathLike[str],
+    shape: tuple[int, ...],
+) -> None:
+    """See that all terms can be built: every tap is there, and the features of each pair can be compared.
+
+    Args:
+        settings: What is to be learnt.
+        student: Untrained, or not.
+        teacher: Likewise; see `distill`.
+        shape: Of one sample.
+
+    Raises:
+        UsageError: a tap is not there.
+        ModelError: features cannot be compared, or a model does not take samples of that shape.
+    """
+    device, inputs = torch.device("cpu"), torch.zeros(2, *shape)
+    asked = _teacher(teacher)
+    with (
+        asked.ready(device, [pair[1] for pair in settings.pairs]) as ask,
+        tapped(student, [pair[0] for pair in settings.pairs]) as taps,
+    ):
+        _terms(settings, student, taps, ask, inputs, torch.arange(2), 0)
+
+
+def _terms(
+    settings: DistillSettings,
+    student: nn.Module,
+    taps: Taps,
+    ask: Ask,
+    inputs: torch.Tensor,
+    positions: torch.Tensor,
+    seed: int,
+) -> list[Term]:
+    """Build the terms; where they compare features, find the shapes by a dry run of two samples in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        shapes: list[tuple[Shape, Shape]] = []
+        if settings.pairs:
+            was_training = student.training
+            student.eval()
+            with torch.no_grad():
+                run_logits(student, inputs, "the student")
+            student.train(was_training)
+            theirs = ask(inputs, positions, 0).features
+            shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(taps.take(), theirs, strict=True)]
+        return [build_term(term, shapes) for term in settings.loss_terms()]

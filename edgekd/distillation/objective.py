@@ -1,0 +1,139 @@
+"""What a network learns from: labels alone, or a teacher's answers by any number of terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edgekd.distillation.losses.response import confidence_weights
+from edgekd.distillation.terms import Lesson, Term
+from edgekd.errors import ModelError
+from edgekd.terms import CeTerm, ConfidenceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from edgekd.distillation.taps import Taps
+    from edgekd.distillation.teacher import Ask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a training, before the loss is known.
+
+    Attributes:
+        inputs: float32 (N, ...), on the device.
+        logits: The network's, (N, classes).
+        labels: int64 (N,), on the device.
+        positions: int64 (N,): which samples these are.
+        epoch: From 0.
+        share: Of the training that is done, in [0, 1).
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    labels: Tensor
+    positions: Tensor
+    epoch: int
+    share: float
+
+
+class Objective(Protocol):
+    """Gives the loss of a step."""
+
+    @property
+    def learnt(self) -> nn.Module:
+        """What it learns itself: trained with the network, kept in checkpoints, and no part of the network."""
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Return the loss's parts by name, weighed; the loss is their sum."""
+
+
+class LabelObjective:
+    """Cross-entropy with the labels."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.learnt = nn.ModuleList()
+        self._label_smoothing = label_smoothing
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Return the one part, `ce`."""
+        return {"ce": F.cross_entropy(step.logits, step.labels, label_smoothing=self._label_smoothing)}
+
+
+class TeacherObjective:
+    """The terms of a distillation. The teacher is asked in steps where a term needs it."""
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        ask: Ask,
+        taps: Taps,
+        confidence: ConfidenceSettings | None = None,
+    ) -> None:
+        """Bring together who takes part.
+
+        Args:
+            terms: The loss.
+            ask: Gives the teacher's answers, with a feature for each of the student's taps.
+            taps: The student's.
+            confidence: Which answers count; all by default.
+        """
+        self.learnt = nn.ModuleList(terms)
+        self._terms = list(zip(_names(terms), terms, strict=True))
+        self._ask = ask
+        self._taps = taps
+        self._confidence = confidence or ConfidenceSettings()
+
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        """Return a part for each term that counts now."""
+        features = self._taps.take()
+        active = [(name, term) for name, term in self._terms if term.settings.counts(step.share)]
+        if all(isinstance(term.settings, CeTerm) for _, term in active):
+            answers, pairs = step.logits.detach(), []
+        else:
+            answers, found = self._ask(step.inputs, step.positions, step.epoch)
+            _check(answers, step.logits)
+            pairs = list(zip(features, found, strict=True))
+        lesson = Lesson(
+            logits=step.logits,
+            labels=step.labels,
+            answers=answers,
+            weights=self._weights(answers, step.labels),
+            pairs=pairs,
+            share=step.share,
+        )
+        return {name: term.settings.weight_at(step.share) * term(lesson) for name, term in active}
+
+    def _weights(self, answers: Tensor, labels: Tensor) -> Tensor | None:
+        chosen = self._confidence
+        if chosen.takes_all:
+            return None
+        return confidence_weights(
+            answers, labels if chosen.only_correct else None, threshold=chosen.threshold, soft=chosen.soft
+        )
+
+
+def _names(terms: Sequence[Term]) -> list[str]:
+    """Return the kinds; where one occurs several times, with its number."""
+    kinds = [term.settings.kind for term in terms]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind} {kinds[: number + 1].count(kind)}"
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def _check(answers: Tensor, logits: Tensor) -> None:
+    if answers.shape != logits.shape:
+        raise ModelError(
+            f"the teacher's logits have shape {tuple(answers.shape)}, the student's {tuple(logits.shape)}; "
+            "both must know the same classes"
+        )
+    if not torch.isfinite(answers).all():
+        raise ModelError("the teacher's logits hold NaN or infinity for real inputs; it cannot teach")
