@@ -34,7 +34,7 @@ from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.saturation import Certificate, certify
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
-from edgekd.quantization.weights import QuantizedWeights, quantize_weights
+from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import open_model, open_samples, predict, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target
@@ -64,11 +64,16 @@ class Method:
         rounding: `"gptq"` rounds with the errors in view, `"nearest"` each weight for itself.
         bias_correction: Whether biases make good the mean error that rounding leaves.
         ranges: How the range of every activation is chosen; see `calibrate`.
+        weight_ranges: How the scale of every channel of weights is chosen: `"max"` clips no weight, `"mse"` makes the
+            squared error least (`least_squares_scales`). On EfficientNet-Lite0 (125 images calibrate, 125 judge,
+            activation ranges `"mse"`) that is worth 1.2 dB of SQNR with `"nearest"` and 0.1 dB with `"gptq"`, which
+            makes good most of what a coarse scale costs.
     """
 
     rounding: Rounding = "gptq"
     bias_correction: bool = True
     ranges: RangeMethod = "minmax"
+    weight_ranges: WeightRanges = "mse"
 
     @property
     def needs_moments(self) -> bool:
@@ -374,8 +379,16 @@ class Quantization:
     ) -> tuple[QuantizedWeights, NDArray[np.float32]]:
         """Return a layer's 8-bit weights and the bias that goes with them."""
         rule: Literal["pair-safe", "full"] = "pair-safe" if target.pairs_saturate else "full"
-        chosen = quantize_weights(layer.weights, layer.layout, rule, bias=layer.bias_values, input_scale=input_scale)
         moments = self._moments.get(layer.name)
+        chosen = quantize_weights(
+            layer.weights,
+            layer.layout,
+            rule,
+            ranges=self._method.weight_ranges,
+            importance=None if moments is None else moments.power,
+            bias=layer.bias_values,
+            input_scale=input_scale,
+        )
         if self._method.rounding == "gptq" and moments is not None:
             values = round_with_feedback(
                 layer.rows,

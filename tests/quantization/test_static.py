@@ -52,7 +52,7 @@ def test_int8_agrees_with_fp32(model: bytes, data: dict[str, np.ndarray], tmp_pa
 
 
 def test_weights_are_stored_in_8_bits_per_channel(model: bytes, data: dict[str, np.ndarray]) -> None:
-    result = quantize(model, data, None, target="arm64", method=Method(rounding="nearest"))
+    result = quantize(model, data, None, target="arm64", method=Method(rounding="nearest", weight_ranges="max"))
     weights = int8_weights(result.content)
     assert sorted(w.shape for w in weights.values()) == [(4, 8), (8, 3, 3, 3), (8, 8, 3, 3)]
     for weight in weights.values():
@@ -88,7 +88,9 @@ def test_better_rounding_and_biases_bring_the_file_nearer_to_fp32(model: bytes, 
 
     plain = sqnr_db(Method(rounding="nearest", bias_correction=False))
     corrected = sqnr_db(Method(rounding="nearest", bias_correction=True))
+    clipped = sqnr_db(Method(rounding="nearest", bias_correction=False, weight_ranges="max"))
     best = sqnr_db(Method())
+    assert plain > clipped
     assert corrected > plain
     assert best > plain
 
