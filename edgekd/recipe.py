@@ -262,6 +262,10 @@ class QuantizeSettings(Settings):
     """Round weights with the layer's error in view (GPTQ, arXiv:2210.17323), or each for itself."""
     bias_correction: bool = True
     """Let biases make good the mean error of rounding."""
+    weight_ranges: Literal["max", "mse"] = "mse"
+    """The scale of every channel of weights: the one that clips none, or that of least squared error."""
+    equalisation: bool = True
+    """Scale channels between layers to like widths first (arXiv:1906.04721)."""
     max_drop: float | None = Field(default=None, ge=0, le=1)
     """The gate: how much test accuracy the INT8 file may lose against the fp32 one. Layers stay in fp32, as few as
     can be, where the validation split would lose more. None: no gate."""

@@ -78,7 +78,13 @@ TOOLS: dict[str, Callable[[str, str, str], None]] = {
         per_channel=True, activation_type="u8", weight_type="s8", reduce_range=True
     ),
     "onnxruntime u8u8 per channel": onnxruntime_file(per_channel=True, activation_type="u8", weight_type="u8"),
-    "edgekd pair-safe scales only": edgekd_file("x86-avx2", rounding="nearest", bias_correction=False),
+    "edgekd pair-safe scales only": edgekd_file(
+        "x86-avx2", rounding="nearest", bias_correction=False, weight_ranges="max", equalisation=False
+    ),
+    "edgekd pair-safe scales of least squared error only": edgekd_file(
+        "x86-avx2", rounding="nearest", bias_correction=False, equalisation=False
+    ),
+    "edgekd without equalisation": edgekd_file("x86-avx2", equalisation=False),
     "edgekd": edgekd_file("x86-avx2"),
     "edgekd for arm64-dotprod": edgekd_file("arm64-dotprod"),
 }

@@ -36,6 +36,19 @@ METHOD_OPTIONS = (
         show_default=True,
         help="Let biases make good the mean error of rounding.",
     ),
+    click.option(
+        "--weight-ranges",
+        type=click.Choice(["max", "mse"]),
+        default="mse",
+        show_default=True,
+        help="Scales of weights that clip none, or with the least squared error.",
+    ),
+    click.option(
+        "--equalisation/--no-equalisation",
+        default=True,
+        show_default=True,
+        help="Scale channels between layers to like widths first.",
+    ),
 )
 
 

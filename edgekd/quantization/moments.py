@@ -59,6 +59,12 @@ class Moments:
         """Mean of each column, `(groups, length)`."""
         return self.total / max(self.count, 1)
 
+    @property
+    def power(self) -> NDArray[np.float64]:
+        """Mean square of each column, `(groups, length)`."""
+        power: NDArray[np.float64] = np.einsum("gii->gi", self.square) / max(self.count, 1)
+        return power
+
 
 def collect_moments(
     model: onnx.ModelProto,

@@ -25,6 +25,7 @@ from edgekd.progress import SILENT, Progress
 from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
 from edgekd.quantization.costs import layer_costs
+from edgekd.quantization.equalisation import equalise
 from edgekd.quantization.job import Job
 from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
@@ -32,7 +33,7 @@ from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import round_with_feedback
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
-from edgekd.quantization.weights import QuantizedWeights, quantize_weights
+from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
 
 if TYPE_CHECKING:
@@ -57,11 +58,18 @@ class Method:
         rounding: `"gptq"` rounds with the errors in view, `"nearest"` each weight for itself.
         bias_correction: Whether biases make good the mean error that rounding leaves.
         ranges: How the range of every activation is chosen; see `calibrate`.
+        weight_ranges: How the scale of every channel of weights is chosen: `"max"` clips no weight, `"mse"` makes the
+            squared error least (`least_squares_scales`). On EfficientNet-Lite0 that is worth 1.2 dB of SQNR with
+            `"nearest"`; with `"gptq"`, which makes good most of what a coarse scale costs, 0.1 dB for AVX2, and
+            between -0.2 and 0.2 dB on small students.
+        equalisation: Whether channels between layers are scaled to like widths first; see `equalisation.py`.
     """
 
     rounding: Rounding = "gptq"
     bias_correction: bool = True
     ranges: RangeMethod = "mse"
+    weight_ranges: WeightRanges = "mse"
+    equalisation: bool = True
 
     @property
     def needs_moments(self) -> bool:
@@ -101,6 +109,15 @@ class Quantization(Job):
         self._model = make_fusible(self._folded)
         self._require_same_answers()
         batch_size = batch_size_for(self._data)
+        if self._method.equalisation:
+            equalise(
+                self._model,
+                self._data,
+                name=self._name,
+                limit=samples,
+                batch_size=batch_size,
+                progress=self._progress,
+            )
         self._ranges = calibrate(
             self._model,
             self._data,
@@ -215,8 +232,16 @@ class Quantization(Job):
     ) -> tuple[QuantizedWeights, NDArray[np.float32]]:
         """Return a layer's 8-bit weights and the bias that goes with them."""
         rule: Literal["pair-safe", "full"] = "pair-safe" if target.pairs_saturate else "full"
-        chosen = quantize_weights(layer.weights, layer.layout, rule, bias=layer.bias_values, input_scale=input_scale)
         moments = self._moments.get(layer.name)
+        chosen = quantize_weights(
+            layer.weights,
+            layer.layout,
+            rule,
+            ranges=self._method.weight_ranges,
+            importance=None if moments is None else moments.power,
+            bias=layer.bias_values,
+            input_scale=input_scale,
+        )
         if self._method.rounding == "gptq" and moments is not None:
             values = round_with_feedback(
                 layer.rows,

@@ -12,7 +12,8 @@ channel takes the largest of its pairs'. It follows that scales may always be ra
 second matrix that shares them, without making a pair unsafe.
 
 A smaller scale halves the bound on the rounding error, not each error: at the smallest safe scale some pair rounds
-down by just half a step. A search for the least squared error may prefer another scale above it.
+down by just half a step, and a channel may gain more from finer steps than it loses by clipping its largest weight.
+`least_squares_scales` searches for the scale with the least squared error, among those at which pairs are safe.
 
 The rows that functions take are weights in kernel order, `KernelLayout.view`.
 """
@@ -33,9 +34,14 @@ if TYPE_CHECKING:
     from edgekd.quantization.exact import KernelLayout
 
 Rule = Literal["full", "seven-bit", "pair-safe"]
+WeightRanges = Literal["max", "mse"]
 LARGEST: Final = 127
 LARGEST_OF_SEVEN_BITS: Final = 64
 LARGEST_BIAS: Final = 2**30
+_LEAST_SHARE: Final = 0.4  # of a row's largest weight: below it, clipping costs more than fine steps gain
+_MOST_SHARE: Final = 1.1
+_CANDIDATES: Final = 40
+_DAMPING: Final = 0.01  # of the mean importance, added to it: what calibration never used may be used later
 _SMALLEST_SCALE: Final = np.finfo(np.float32).tiny
 
 
@@ -57,6 +63,8 @@ def quantize_weights(
     layout: KernelLayout,
     rule: Rule,
     *,
+    ranges: WeightRanges = "max",
+    importance: NDArray[np.float64] | None = None,
     bias: NDArray[np.float32] | None = None,
     input_scale: float = 1.0,
 ) -> QuantizedWeights:
@@ -65,7 +73,10 @@ def quantize_weights(
     Args:
         weights: float32, of shape `layout.shape`.
         layout: How the kernel reads them.
-        rule: How the scales are chosen; see the module.
+        rule: What the scales must allow; see the module.
+        ranges: `"max"` takes the smallest scale that clips no weight, `"mse"` the one of `least_squares_scales`.
+        importance: Mean square of what each weight of a row is multiplied with, `(groups, length)`; it matters with
+            `"mse"` only, and is the same for all by default.
         bias: float32, shape `(channels,)`: scales are raised until it fits (`floor_scales`).
         input_scale: What one step of the layer's activations is worth; it matters with `bias` only.
 
@@ -75,7 +86,11 @@ def quantize_weights(
     if not np.isfinite(weights).all() or (bias is not None and not np.isfinite(bias).all()):
         raise ModelError("weights or bias hold NaN or infinity, so they have no scale; repair the fp32 model")
     rows = layout.view(weights.astype(np.float32, copy=False))
-    scales = row_scales(rows, "full" if layout.depthwise and rule == "pair-safe" else rule)
+    rule = "full" if layout.depthwise and rule == "pair-safe" else rule
+    scales = row_scales(rows, rule)
+    if ranges == "mse":
+        spread = np.ones((1, layout.length)) if importance is None else importance
+        scales = least_squares_scales(rows, scales, np.repeat(spread, len(rows) // len(spread), axis=0), rule)
     scales = floor_scales(scales.reshape(-1, layout.channels).max(axis=0), bias, input_scale)
     values = round_rows(rows, np.tile(scales, len(rows) // layout.channels))
     return QuantizedWeights(values=layout.unview(values), scales=scales)
@@ -105,6 +120,35 @@ def pair_safe_scales(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> 
     safe = scales.copy()
     np.maximum.at(safe, row, _smallest_safe_scale(magnitudes, scales[row]))
     return safe
+
+
+def least_squares_scales(
+    rows: NDArray[np.float32], scales: NDArray[np.float32], importance: NDArray[np.float64], rule: Rule
+) -> NDArray[np.float32]:
+    """Return scales with which rounding each weight by itself gives the least squared error, `(rows,)`.
+
+    Tried are the given scales and evenly spaced ones, from the smallest that the rule allows (no less than 0.4 of the
+    largest weight may be left unclipped) to a tenth above the given ones. The square of each weight's error counts as
+    much as its input is strong: that is the error of the output, where inputs are not correlated.
+
+    Args:
+        rows: float32, `(rows, length)`, in kernel order.
+        scales: Those of `row_scales`, `(rows,)`.
+        importance: Mean squares of the inputs, `(rows, length)`.
+        rule: What the scales must allow.
+    """
+    importance = importance + _DAMPING * importance.mean(axis=1, keepdims=True)
+    lowest = np.where(scales > 0, np.maximum(_largest(rows) / LARGEST * _LEAST_SHARE, _SMALLEST_SCALE), 0)
+    lowest = scales if rule == "seven-bit" else lowest.astype(np.float32)
+    if rule == "pair-safe":
+        lowest = pair_safe_scales(rows, lowest)
+    best, least = scales.copy(), _squared_errors(rows, scales, importance)
+    for share in np.linspace(0, 1, _CANDIDATES, dtype=np.float32):
+        tried = np.maximum(lowest + (scales * np.float32(_MOST_SHARE) - lowest) * share, lowest)
+        errors = _squared_errors(rows, tried, importance)
+        better = errors < least
+        best, least = np.where(better, tried, best), np.where(better, errors, least)
+    return best
 
 
 def floor_scales(
@@ -150,6 +194,16 @@ def quantize_bias(bias: NDArray[np.float32], input_scale: float, scales: NDArray
 def _largest(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     largest: NDArray[np.float32] = np.abs(rows).max(axis=1, initial=0)
     return largest
+
+
+def _squared_errors(
+    rows: NDArray[np.float32], scales: NDArray[np.float32], importance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what rounding costs each row, `(rows,)`; nothing where the scale is 0, as that of a row of zeros is."""
+    steps = np.where(scales > 0, scales, np.float32(1))
+    errors = rows - round_rows(rows, steps) * steps[:, None].astype(np.float64)
+    costs: NDArray[np.float64] = np.einsum("rl,rl,rl->r", errors, errors, importance)
+    return costs
 
 
 def _fits(magnitudes: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.bool_]:

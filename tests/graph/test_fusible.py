@@ -17,6 +17,7 @@ from edgekd.graph.fusible import make_fusible
 from edgekd.graph.guard import guard
 from edgekd.graph.hard_sigmoid import hard_sigmoid_to_sum
 from edgekd.graph.names import name_nodes
+from edgekd.graph.normalisation import normalisation_to_convolution
 from edgekd.graph.order import sort_nodes
 from edgekd.graph.unused import drop_unread_conversions
 from edgekd.runtime import open_model
@@ -81,6 +82,49 @@ def test_a_mean_over_pixels_becomes_a_pooling(keepdims: int) -> None:
 def test_another_mean_stays() -> None:
     model = parse("(float[N, 3, 4] x) => (float[N, 3] y)", "int64[1] a = {2}", "y = ReduceMean <keepdims = 0> (x, a)")
     assert operators(make_fusible(model)) == ["ReduceMean"]
+
+
+STATISTICS = "float[3] g = {1, -2, 0}, float[3] b = {0.5, 0, 1}, float[3] m = {0, 4, 1}, float[3] v = {1, 9, 0}"
+
+
+@pytest.mark.parametrize("size", [[5], [4, 5], [2, 3, 4]])
+def test_a_normalisation_behind_a_layer_becomes_a_depthwise_convolution(size: list[int]) -> None:
+    shape = str([3, *size])[1:-1]
+    model = parse(
+        f"(float[N, {shape}] x, float[N, {shape}] z) => (float[N, {shape}] y)",
+        f"{STATISTICS}, float[3, 1, {str([1] * len(size))[1:-1]}] w = {{1, 2, 3}}",
+        "a = Conv <group = 3> (x, w)",
+        "s = Add(a, z)",
+        "[norm] y = BatchNormalization <epsilon = 0.001> (s, g, b, m, v)",
+    )
+    x, z = np.random.default_rng(0).normal(size=(2, 2, 3, *size)).astype(np.float32)
+    before = run(model, x=x, z=z)
+    assert normalisation_to_convolution(model) == 1
+    assert operators(model) == ["Conv", "Add", "Conv"]
+    assert model.graph.node[-1].name == "norm"
+    np.testing.assert_allclose(run(model, x=x, z=z), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("signature", "constants", "nodes"),
+    [
+        ("(float[N, 3, 2, 2] x) => (float[N, 3, 2, 2] y)", STATISTICS, ["y = BatchNormalization(x, g, b, m, v)"]),
+        (
+            "(float[N, 3] x) => (float[N, 3] y)",
+            f"{STATISTICS}, float[3, 3] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9}}",
+            ["a = MatMul(x, w)", "y = BatchNormalization(a, g, b, m, v)"],
+        ),
+        (
+            "(float[N, 1, 2] x) => (float[N, 3, 2] y)",
+            f"float[3, 1, 1] w = {{1, 2, 3}}, {STATISTICS}",
+            ["a = Conv(x, w)", "h = Abs(g)", "y = BatchNormalization(a, h, b, m, v)"],
+        ),
+    ],
+    ids=["of the input", "of vectors", "computed"],
+)
+def test_another_normalisation_stays(signature: str, constants: str, nodes: list[str]) -> None:
+    model = parse(signature, constants, *nodes)
+    assert normalisation_to_convolution(model) == 0
 
 
 def test_nodes_are_named_apart(make_conv_net: Callable[..., onnx.ModelProto]) -> None:

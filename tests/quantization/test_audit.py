@@ -39,6 +39,10 @@ CONSTANTS = {
     "joined": np.array([-1, 8, 10, 10]),
     "bounds": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
     "scales": np.array([1, 1, 2, 2], np.float32),
+    "gamma": RNG.normal(1, 0.5, 8).astype(np.float32),
+    "beta": RNG.normal(0, 0.5, 8).astype(np.float32),
+    "average": RNG.normal(0, 0.5, 8).astype(np.float32),
+    "variance": RNG.uniform(0.2, 2, 8).astype(np.float32),
 }
 
 
@@ -136,6 +140,16 @@ PATTERNS = {
     ),
     "residual, Relu": Fuses(nodes=residual([relu("sum", "b")]), becomes={"QLinearAdd": 1}, convolutions=3),
     "residual, ReLU6": Fuses(nodes=residual([clip("sum", "b")]), becomes={"QLinearAdd": 1}, convolutions=3),
+    "residual, pre-activation": Fuses(
+        nodes=residual(
+            [
+                node("BatchNormalization", ["sum", "gamma", "beta", "average", "variance"], ["n"], "norm"),
+                relu("n", "b"),
+            ]
+        ),
+        becomes={"QLinearAdd": 1},
+        convolutions=4,
+    ),
     "Concat": Fuses(
         nodes=[
             conv("input", "a"),

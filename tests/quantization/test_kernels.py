@@ -12,6 +12,8 @@ import avx2
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.quantization.exact import integer_layers, quantized_on_loading, reduction_order
@@ -396,11 +398,11 @@ def test_attention_and_lstm(weights: type) -> None:
 
 def test_zero_points_change_nothing() -> None:
     x = np.full((2, 9), 255, np.uint8)
-    for op, weights, given in (
+    for op, weights, stored in (
         ("MatMul", pair_weights().T.copy(), x),
         ("Conv", pair_weights().reshape(8, 1, 3, 3), x),
     ):
-        data = given if op == "MatMul" else given.reshape(2, 1, 3, 3)
+        data = stored if op == "MatMul" else given.reshape(2, 1, 3, 3)
         model = qdq(op, weights, data)
         replace(model, wzero=np.int8(3), xzero=np.uint8(7))
         sums = exact_sums(x.astype(np.int64) - 7, pair_weights().astype(np.int64) - 3)
@@ -593,3 +595,77 @@ def test_repaired_weights_run_exactly(
     found = run(model, {"x": x}).reshape(len(x), -1)
     assert np.array_equal(found, np.clip(np.rint(sums / 2**13), -128, 127) * 2**13) == exact
     assert can_saturate(model) == (not exact)
+
+
+# --- random layers --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def small_layers(draw: st.DrawFn) -> tuple[str, np.ndarray, dict[str, Any]]:
+    """Return an operator, integer weights and attributes: of convolutions in groups, stems and odd matrices."""
+    groups, inputs, multiplier = draw(
+        st.sampled_from(
+            [(1, 3, 4), (1, 1, 6), (1, 7, 3), (2, 3, 4), (4, 1, 2), (5, 1, 1), (8, 1, 1), (3, 4, 2), (0, 0, 0)]
+        )
+    )
+    extents = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    shape = (groups * multiplier, inputs, *extents)
+    if not groups:
+        shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 6)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    largest = draw(st.sampled_from([64, 65, 80, 128]))
+    weights = rng.integers(-largest, min(largest, 127) + 1, shape).astype(np.int8)
+    return ("Conv" if groups else "MatMul"), weights, ({"group": groups} if groups else {})
+
+
+def naive_rows(op: str, weights: np.ndarray) -> list[list[int]]:
+    """Return the weights of each output channel as the kernel lines them up, spelt out."""
+    if op == "MatMul":
+        return [[int(value) for value in weights[:, column]] for column in range(weights.shape[1])]
+    _, inputs, height, width = weights.shape
+    return [
+        [int(kernel[c, i, j]) for i in range(height) for j in range(width) for c in range(inputs)]
+        for kernel in weights
+    ]
+
+
+def naive_loss(row: list[int], place: int, sign: int) -> int:
+    """Return what int16 takes off the sum of the pair at `place` where all weights of a sign meet 255."""
+    total = sum(255 * weight for weight in row[place : place + 2] if weight * sign > 0)
+    return abs(total - min(32767, max(-32768, total)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(small_layers())
+def test_the_certificate_names_a_random_layer_if_and_only_if_its_kernel_saturates(
+    layer: tuple[str, np.ndarray, dict[str, Any]],
+) -> None:
+    """Each channel meets the activations that are worst for it; the bias takes off the exact sum of its worst pair."""
+    op, weights, attributes = layer
+    rows = naive_rows(op, weights)
+    x = np.zeros((len(rows), len(rows[0])), np.uint8)
+    losses = []
+    for channel, row in enumerate(rows):
+        worst = max((naive_loss(row, k, sign), k, sign) for k in range(0, len(row), 2) for sign in (1, -1))
+        losses.append(worst[0])
+        for k in range(worst[1], min(worst[1] + 2, len(row))):
+            x[channel, k] = 255 * (row[k] * worst[2] > 0)
+    bias = -np.array([np.dot(x[channel].astype(int), row) for channel, row in enumerate(rows)])
+    if op == "Conv":
+        groups = attributes["group"]
+        images = np.moveaxis(x.reshape(len(rows), *weights.shape[2:], weights.shape[1]), -1, 1)
+        model = qdq(op, weights, given := np.tile(images, (1, groups, 1, 1)), bias=bias, **attributes)
+        replace(model, step=np.float32(1))
+        found = np.diagonal(run(model, {"x": given}).reshape(len(rows), -1)) != 0
+        depthwise = weights.shape[1] == 1 and len(weights) == groups
+    else:
+        model = qdq(op, weights, x, quantized=False)
+        found = np.diagonal(run(model, {"x": x})) != -bias
+        depthwise = False
+    expected = [loss > 0 and not depthwise for loss in losses]
+    np.testing.assert_array_equal(found, expected)
+    (judged,) = certify(model, TARGET).layers
+    assert judged.can_saturate == any(expected)
+    assert judged.excess == (0 if depthwise else max(losses))
+    lossy = sum(naive_loss(row, k, sign) > 0 for row in rows for k in range(0, len(row), 2) for sign in (1, -1))
+    assert judged.pairs == (0 if depthwise else lossy)

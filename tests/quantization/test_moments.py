@@ -90,6 +90,7 @@ def test_moments_do_not_depend_on_the_batch_size(
     for name, found in collect_moments(model, layers, samples, name="net", batch_size=batch_size).items():
         assert found.count == expected[name].count
         np.testing.assert_allclose(found.square, expected[name].square, rtol=1e-5)
+        np.testing.assert_array_equal(found.power[0], np.diagonal(found.square[0]) / found.count)
         np.testing.assert_allclose(found.mean, expected[name].mean, rtol=1e-5, atol=1e-7)
 
 

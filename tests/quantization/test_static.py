@@ -4,12 +4,12 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgekd import quantize
 from edgekd.errors import ModelError, UsageError
@@ -53,7 +53,7 @@ def test_int8_agrees_with_fp32(model: bytes, data: dict[str, np.ndarray], tmp_pa
 
 
 def test_weights_are_stored_in_8_bits_per_channel(model: bytes, data: dict[str, np.ndarray]) -> None:
-    result = quantize(model, data, None, target="arm64", method=Method(rounding="nearest"))
+    result = quantize(model, data, None, target="arm64", method=Method(rounding="nearest", weight_ranges="max"))
     weights = int8_weights(result.content)
     assert sorted(w.shape for w in weights.values()) == [(4, 8), (8, 3, 3, 3), (8, 8, 3, 3)]
     for weight in weights.values():
@@ -89,7 +89,9 @@ def test_better_rounding_and_biases_bring_the_file_nearer_to_fp32(model: bytes, 
 
     plain = sqnr_db(Method(rounding="nearest", bias_correction=False))
     corrected = sqnr_db(Method(rounding="nearest", bias_correction=True))
+    clipped = sqnr_db(Method(rounding="nearest", bias_correction=False, weight_ranges="max"))
     best = sqnr_db(Method())
+    assert plain > clipped
     assert corrected > plain
     assert best > plain
 
@@ -227,3 +229,52 @@ def test_a_model_of_one_layer_on_its_own_input() -> None:
     assert found is not None
     assert found.sqnr_db is not None
     assert found.sqnr_db > 30
+
+
+def chain(bias: np.ndarray, weights: np.ndarray, **attributes: Any) -> bytes:
+    """Return Conv, Relu and a mean over the pixels, on (N, 3, 8, 8)."""
+    nodes = [
+        helper.make_node("Conv", ["input", "w", "b"], ["c"], "conv", **attributes),
+        helper.make_node("Relu", ["c"], ["y"], "relu"),
+    ]
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", None, 8, 8]) for n in ("input", "y")]
+    constants = [numpy_helper.from_array(value.astype(np.float32), n) for n, value in (("w", weights), ("b", bias))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_channels_of_zeros_and_huge_biases_survive(images: np.ndarray, rounding: Literal["nearest", "gptq"]) -> None:
+    """A channel whose weights are next to nothing would have steps so small that its bias leaves int32."""
+    weights = np.random.default_rng(0).normal(0, 0.3, (5, 3, 3, 3))
+    weights[1], weights[2], weights[3, 1:] = 0, weights[2] * 1e-12, 0
+    content = chain(np.array([0.1, 2, 3, 0, 0]), weights, pads=[1] * 4)
+    found = quantize(content, {"input": images}, None, target="x86-avx2", method=Method(rounding=rounding))
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(found.content).graph.initializer}
+    whole = stored["b_quantized"].astype(np.int64)
+    assert (np.abs(whole) <= 2**30 + 1).all()
+    assert (stored["w_scale"] >= np.finfo(np.float32).tiny).all()
+    assert not stored["w_quantized"][1:3].any()
+    expected = open_model(content).run({"input": images})[0]
+    outputs = open_model(found.content).run({"input": images})[0]
+    np.testing.assert_allclose(outputs[:, 1:3], expected[:, 1:3], atol=expected.max() / 255)
+    np.testing.assert_allclose(outputs, expected, atol=expected.max() / 40)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "mse", "percentile"])
+@pytest.mark.parametrize("target", ["x86-avx2", "arm64"])
+def test_zero_padding_is_exact_where_no_activation_is_near_zero(
+    images: np.ndarray, target: str, ranges: Literal["minmax", "mse", "percentile"]
+) -> None:
+    """Padding is the zero point: it stands for 0 although calibration saw nothing below 5."""
+    far = (5 + np.abs(images) / np.abs(images).max()).astype(np.float32)
+    content = chain(np.zeros(4), np.abs(np.random.default_rng(1).normal(0, 0.3, (4, 3, 3, 3))), pads=[1] * 4)
+    found = quantize(content, {"input": far}, None, target=target, method=Method(ranges=ranges))
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(found.content).graph.initializer}
+    assert float(stored["input_scale"]) == pytest.approx(far.max() / 255, rel=0.2)
+    expected = open_model(content).run({"input": far})[0]
+    outputs = open_model(found.content).run({"input": far})[0]
+    edge = np.ones((8, 8), bool)
+    edge[1:-1, 1:-1] = False
+    assert np.abs(outputs - expected)[..., edge].max() <= 0.02 * expected.max()

@@ -18,6 +18,7 @@ from edgekd.quantization.qdq import to_qdq
 from edgekd.quantization.saturation import pair_excess, pairs_safe
 from edgekd.quantization.weights import (
     floor_scales,
+    least_squares_scales,
     pair_safe_scales,
     quantize_bias,
     quantize_weights,
@@ -231,6 +232,90 @@ def test_weights_that_are_not_numbers_are_refused(bad: float) -> None:
         quantize_weights(np.array([[1, bad], [0, 0]], np.float32), layout, "full")
     with pytest.raises(ModelError, match="NaN or infinity"):
         quantize_weights(np.ones((2, 2), np.float32), layout, "full", bias=np.array([bad, 0], np.float32))
+
+
+# --- scales of least squared error ----------------------------------------------------------------------------------
+
+
+def squared_error(row: np.ndarray, scale: float, importance: np.ndarray) -> float:
+    step = np.float32(scale)
+    total = 0.0
+    for weight, strength in zip(row, importance, strict=True):
+        whole = min(127, max(-127, int(np.rint(weight / step))))
+        total += float(strength) * (float(weight) - whole * float(step)) ** 2
+    return total
+
+
+@settings(max_examples=25, deadline=None)
+@given(weight_rows(), st.sampled_from(["full", "pair-safe"]), st.integers(0, 99))
+def test_least_squares_scales_are_those_of_a_naive_search(rows: np.ndarray, rule: Any, seed: int) -> None:
+    importance = np.random.default_rng(seed).exponential(1, rows.shape)
+    scales = row_scales(rows, rule)
+    found = least_squares_scales(rows, scales, importance, rule)
+    for row, given_scale, scale, strength in zip(rows, scales, found, importance, strict=True):
+        if not row.any():
+            assert scale == 0
+            continue
+        damped = strength + 0.01 * strength.mean()
+        lowest = np.maximum(np.abs(row).max() / np.float32(127) * np.float32(0.4), np.float32(TINY))
+        if rule == "pair-safe":
+            lowest = pair_safe_scales(row[None], lowest[None])[0]
+        tried = [given_scale, *np.linspace(lowest, max(lowest, 1.1 * given_scale), 40)]
+        chosen = squared_error(row, scale, damped)
+        assert chosen <= squared_error(row, given_scale, damped)
+        # the last digits of a scale decide which way a half rounds: nearly equal scales can differ
+        assert chosen <= 1.1 * min(squared_error(row, one, damped) for one in tried)
+
+
+def test_seven_bits_stay_seven_bits() -> None:
+    rows = np.random.default_rng(0).laplace(0, 1, (20, 31)).astype(np.float32)
+    layout = reduction_order("Gemm", {"transB": 1}, rows.shape)
+    assert np.abs(quantize_weights(rows, layout, "seven-bit", ranges="mse").values).max() == 64
+
+
+@quick
+@given(weight_rows(), st.floats(1e-6, 10))
+def test_no_pair_can_saturate_at_a_scale_of_least_squares(rows: np.ndarray, input_scale: float) -> None:
+    layout = reduction_order("Gemm", {"transB": 1}, rows.shape)
+    bias = np.full(len(rows), 1e3, np.float32)
+    found = quantize_weights(rows, layout, "pair-safe", ranges="mse", bias=bias, input_scale=input_scale)
+    assert is_pair_safe(found.values)
+    assert (np.abs(bias / (input_scale * found.scales.astype(np.float64))) <= 2**30 * (1 + 1e-6)).all()
+
+
+def test_a_large_weight_is_clipped_where_its_input_is_weak() -> None:
+    rows = np.linspace(0.05, 1, 2000, dtype=np.float32)[None].repeat(2, axis=0)
+    rows[:, 10] = 2
+    importance = np.ones((2, 2000))
+    importance[0, 10] = 0
+    scales = least_squares_scales(rows, row_scales(rows, "full"), importance, "full")
+    assert scales[0] < 0.6 * scales[1]
+    assert round_rows(rows, scales)[0, 10] == 127
+
+
+def test_importance_is_that_of_a_channels_own_group() -> None:
+    weights = np.random.default_rng(0).laplace(0, 1, (6, 2, 3, 3)).astype(np.float32)
+    layout = reduction_order("Conv", {"group": 3}, weights.shape)
+    importance = np.random.default_rng(1).exponential(1, (3, 18)) ** 4
+    together = quantize_weights(weights, layout, "pair-safe", ranges="mse", importance=importance)
+    for group in range(3):
+        part = slice(2 * group, 2 * group + 2)
+        one = reduction_order("Conv", {}, (2, 2, 3, 3))
+        alone = quantize_weights(
+            weights[part], one, "pair-safe", ranges="mse", importance=importance[group : group + 1]
+        )
+        np.testing.assert_array_equal(alone.scales, together.scales[part])
+        np.testing.assert_array_equal(alone.values, together.values[part])
+
+
+def test_least_squares_beat_the_largest_weight_on_bell_shaped_weights() -> None:
+    rows = np.random.default_rng(0).normal(0, 1, (64, 256)).astype(np.float32)
+    layout = reduction_order("Gemm", {"transB": 1}, rows.shape)
+    errors = {}
+    for ranges in ("max", "mse"):
+        found = quantize_weights(rows, layout, "pair-safe", ranges=ranges)
+        errors[ranges] = float(((rows - found.values * found.scales[:, None]) ** 2).mean())
+    assert errors["mse"] < 0.97 * errors["max"]
 
 
 # --- scales and biases ----------------------------------------------------------------------------------------------
