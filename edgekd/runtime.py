@@ -27,7 +27,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,7 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
 _LOGGER = logging.getLogger("edgekd")
 _DEBUG_SEVERITY, _SILENT_SEVERITY = 2, 4  # warnings; only what ends the process: exceptions say all else
 LARGEST_FILE = 2**31
+BATCH_SIZE = 64
 RUN_ERRORS: tuple[type[Exception], ...] = (ValueError, *RUNTIME_ERRORS)
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -298,7 +299,7 @@ def fixed_batch(model: Model) -> int | None:
 
 
 def predict(
-    model: Model, samples: Samples, *, batch_size: int = 64, title: str = "", progress: Progress = SILENT
+    model: Model, samples: Samples, *, batch_size: int = BATCH_SIZE, title: str = "", progress: Progress = SILENT
 ) -> NDArray[Any]:
     """Return the model's first output for every sample, in order.
 
@@ -317,11 +318,38 @@ def predict(
         DataError: the samples do not fit the model.
         ModelError: the model fails, or its output has no batch axis or holds NaN or infinity.
     """
+    first = model.outputs[0].name
+    answers = ((model.run(feeds, [first])[0], count) for feeds, count in feed(model, samples, batch_size))
+    return collect(model, samples, answers, title=title or f"run {Path(model.name).name}", progress=progress)
+
+
+def collect(
+    model: Model,
+    samples: Samples,
+    answers: Iterable[tuple[NDArray[Any], int]],
+    *,
+    title: str,
+    progress: Progress = SILENT,
+) -> NDArray[Any]:
+    """Check and join what a model answered, wherever it ran.
+
+    Args:
+        model: The model.
+        samples: N samples.
+        answers: Its first output for each batch of them, in order, and how many of its rows count.
+        title: What the progress is called.
+        progress: Listener.
+
+    Returns:
+        As `predict`.
+
+    Raises:
+        ModelError: an output has no batch axis or holds NaN or infinity.
+    """
     found = []
     first = model.outputs[0].name
-    with progress.task(title or f"run {Path(model.name).name}", len(samples)) as task:
-        for feeds, count in feed(model, samples, batch_size):
-            output = model.run(feeds, [first])[0]
+    with progress.task(title, len(samples)) as task:
+        for output, count in answers:
             expected = fixed_batch(model) or count
             if output.ndim < 1 or len(output) != expected:
                 raise ModelError(

@@ -35,13 +35,13 @@ ALLOWED = {
     "distillation": LEAVES | {"data"},
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring"},
-    "evaluation": LEAVES | {"data", "runtime", "scoring"},
     "devices": LEAVES,
     "drivers": LEAVES | {"devices"},
     "benchmarking": LEAVES | {"devices", "drivers"},
     "preflight": LEAVES | {"data", "models", "devices"},
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
+    "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "pipeline": LEAVES
     | {
         "preflight",

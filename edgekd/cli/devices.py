@@ -42,3 +42,17 @@ def probe(name: str) -> None:
 
     with open_driver(load_profile(name)) as driver:
         ui.facts(asdict(driver.probe()))
+
+
+@command.command("prepare")
+@click.argument("name")
+def prepare(name: str) -> None:
+    """Bring to a device what later runs need, and keep it there."""
+    from edgekd.cli import ui
+    from edgekd.devices import load_profile
+    from edgekd.drivers import open_driver
+
+    profile = load_profile(name)
+    ui.progress().note(f"prepare {name} ...")
+    with open_driver(profile) as driver:
+        click.echo(driver.install())

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Driver, Facts, Finished
+from edgekd.drivers.qemu import QemuDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgekd.devices import DeviceProfile
 
-_DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver}
+_DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver, "qemu": QemuDriver}
 
 __all__ = ["UNAVAILABLE", "Driver", "Facts", "Finished", "open_driver"]
 
