@@ -40,7 +40,7 @@ class SshSettings(BaseModel):
     model_config = _STRICT
 
     # What could pass for an option, a shell's word or ssh's own syntax is no host.
-    host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_\[:][A-Za-z0-9_.:%\[\]-]*$")
+    host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$")
     user: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     port: int | None = Field(default=None, ge=1, le=65535)
     python: str = Field(default="python3", min_length=1, pattern=r"^[^\x00-\x1f]*$")
@@ -56,7 +56,7 @@ class AdbSettings(BaseModel):
 
     model_config = _STRICT
 
-    serial: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_\[:][A-Za-z0-9_.:%\[\]-]*$")
+    serial: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$")
 
 
 class QemuSettings(BaseModel):

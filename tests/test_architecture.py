@@ -111,8 +111,9 @@ def test_torch_is_imported_only_where_it_belongs() -> None:
             assert not {i for i in imports(path) if i.split(".")[0] == "torch"}, name
 
 
-def test_the_runner_imports_nothing_of_edgekd() -> None:
-    assert not {i for i in imports(PACKAGE / "benchmarking" / "runner.py") if i.split(".")[0] == "edgekd"}
+@pytest.mark.parametrize("name", ["benchmarking/runner.py", "drivers/agent.py"])
+def test_what_is_pushed_to_boards_imports_nothing_of_edgekd(name: str) -> None:
+    assert not {i for i in imports(PACKAGE / name) if i.split(".")[0] == "edgekd"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Final
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Driver, Facts, Finished
 from edgekd.drivers.qemu import QemuDriver
+from edgekd.drivers.ssh import SshDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgekd.devices import DeviceProfile
 
-_DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {"local": LocalDriver, "qemu": QemuDriver}
+_DRIVERS: Final[dict[str, Callable[[DeviceProfile], Driver]]] = {
+    "local": LocalDriver,
+    "ssh": SshDriver,
+    "qemu": QemuDriver,
+}
 
 __all__ = ["UNAVAILABLE", "Driver", "Facts", "Finished", "open_driver"]
 

@@ -102,7 +102,7 @@ class LocalDriver:
             status = _wait(command, self.folder, stream.fileno(), self.environment())
         text = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARACTERS:].strip()
         if status < 0:
-            raise DeviceError(f"device {self.name}: {_describe_signal(-status)}{text and f'; it said: {text}'}")
+            raise DeviceError(f"device {self.name}: {describe_signal(-status)}{text and f'; it said: {text}'}")
         return Finished(exit_code=status, log=text)
 
     def pull(self, name: str, destination: Path) -> None:
@@ -140,7 +140,8 @@ def _wait(command: Sequence[str], folder: Path, output: int, environment: Mappin
         raise
 
 
-def _describe_signal(number: int) -> str:
+def describe_signal(number: int) -> str:
+    """Return what became of a process that this signal ended."""
     try:
         name = signal.Signals(number).name
     except ValueError:
