@@ -1,4 +1,4 @@
-"""A connection to a board by the system's own ssh, with the user's configuration, keys and agent."""
+"""A connection to a board, through which its agent is called: what ssh and adb have in common."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
@@ -20,26 +21,10 @@ from edgekd.errors import DeviceError, writing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edgekd.devices import SshSettings
-
 T = TypeVar("T")
 
 RECONNECT_S = 60.0
-_TRANSPORT_FAILED = 255  # ssh(1), exit status
 _NOT_FOUND = 127
-_OPTIONS: Final = {
-    "BatchMode": "yes",  # never ask for a password or a passphrase
-    "ConnectTimeout": "15",
-    "ServerAliveInterval": "5",
-    "ServerAliveCountMax": "3",
-    "ControlMaster": "auto",
-    "ControlPersist": "60",
-    "ClearAllForwardings": "yes",
-    "ForwardX11": "no",
-    "RequestTTY": "no",
-    "RemoteCommand": "none",
-    "LogLevel": "ERROR",
-}
 _REFUSED: Final = ("Permission denied", "Host key verification failed", "Too many authentication failures")
 
 
@@ -47,28 +32,39 @@ class LostError(DeviceError):
     """The connection could not be made, or broke."""
 
 
-class Connection:
+class Connection(ABC):
     """Calls operations of the agent on a board.
 
     A broken connection is made again: every operation may be repeated, and runs go on without one.
+
+    Attributes:
+        program: The program of this machine that makes connections.
+        name: The device's.
+        host: What the program knows it by.
     """
 
-    def __init__(self, name: str, settings: SshSettings) -> None:
+    program: str
+
+    def __init__(self, name: str, python: str, host: str) -> None:
         self.name = name
-        self.host = settings.host or name
-        self._settings = settings
-        self._python = settings.python
+        self.host = host
+        self._python = python
         self._agent = ""
         self._connected = False
         # The path of a socket is short: at most about 100 bytes, with what ssh appends.
         with writing(tempfile.gettempdir()):
-            self._private = Path(tempfile.mkdtemp(prefix="edgekd-ssh-"))
+            self._private = Path(tempfile.mkdtemp(prefix="edgekd-link-"))
+
+    @abstractmethod
+    def words(self, command: str) -> list[str]:
+        """Return the words of a call that has the board's shell run `command`."""
+
+    @abstractmethod
+    def lost(self, status: int, said: str) -> str | None:
+        """Return why there is no connection, if that is what an exit status and a complaint mean."""
 
     def close(self) -> None:
-        """End the shared connection and remove its socket."""
-        with suppress(OSError):
-            command = [*self._ssh("-O", "exit"), "--", self.host]
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+        """Remove what this machine holds for the connection."""
         shutil.rmtree(self._private, ignore_errors=True)
 
     def install_agent(self, session: str) -> None:
@@ -142,7 +138,7 @@ class Connection:
         return self._answer(operation, output.splitlines()[-1:], status, said)
 
     def _download(self, place: str, destination: Path) -> None:
-        command = [*self._ssh(), "--", self.host, self._agent_command("send", [place])]
+        command = self.words(self._agent_command("send", [place]))
         partial = destination.with_name(destination.name + ".partial")
         digest, found = hashlib.sha256(), 0
         with writing(destination), partial.open("wb") as target, (self._private / "said").open("w+b") as said:
@@ -156,6 +152,7 @@ class Connection:
                     found += len(piece)
             text = _words(said)
         try:
+            self._check(child.returncode, text)
             expected = self._answer("send", [head] if head else [], child.returncode, text)
             if found != expected["size"] or digest.hexdigest() != expected["sha256"]:
                 raise LostError(f"device {self.name}: {found} of {expected['size']} bytes of {place} arrived")
@@ -163,6 +160,11 @@ class Connection:
                 partial.replace(destination)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _check(self, status: int, said: str) -> None:
+        why = self.lost(status, said)
+        if why is not None:
+            raise LostError(f"device {self.name}: {why}")
 
     def _answer(self, operation: str, lines: Sequence[bytes], status: int, said: str) -> dict[str, Any]:
         content: dict[str, Any] | None = None
@@ -175,7 +177,7 @@ class Connection:
         if status == _NOT_FOUND:
             raise DeviceError(
                 f"device {self.name}: no command {self._python!r} there; it needs Python 3.9 or newer, named by "
-                "`python` in the section [ssh] of the profile"
+                "`python` in the profile"
             )
         raise DeviceError(f"device {self.name}: {operation} failed with exit status {status}; it said: {said}")
 
@@ -195,7 +197,7 @@ class Connection:
 
     def _run(self, command: str, source: IO[bytes] | None) -> tuple[int, bytes, str]:
         """Run a command there; return its exit status, what it printed, and what it complained of."""
-        words = [*self._ssh(), "--", self.host, command]
+        words = self.words(command)
         # A file, not a pipe: the shared connection keeps it open when this command has ended.
         with (self._private / "said").open("w+b") as said:
             try:
@@ -203,32 +205,11 @@ class Connection:
                     words, stdin=source or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, check=False
                 )
             except FileNotFoundError as error:
-                raise DeviceError(f"device {self.name}: there is no ssh on this machine") from error
+                raise DeviceError(f"device {self.name}: there is no {self.program} on this machine") from error
             text = _words(said)
-        if ran.returncode == _TRANSPORT_FAILED:
-            raise LostError(self._explain(text))
+        self._check(ran.returncode, text)
         self._connected = True
         return ran.returncode, ran.stdout, text
-
-    def _ssh(self, *more: str) -> list[str]:
-        options = {**_OPTIONS, "ControlPath": str(self._private / "%C")}
-        words = ["ssh", *(f"-o{key}={value}" for key, value in options.items()), *more]
-        if self._settings.port is not None:
-            words += ["-p", str(self._settings.port)]
-        if self._settings.user is not None:
-            words += ["-l", self._settings.user]
-        return words
-
-    def _explain(self, said: str) -> str:
-        advice = ""
-        if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
-            advice = f"; its key is another than before: find out why, then: ssh-keygen -R {shlex.quote(self.host)}"
-            said = "Host key verification failed"
-        elif "Host key verification failed" in said:
-            advice = f"; its key is not known here yet: connect once by hand: ssh {shlex.quote(self.host)}"
-        elif "Permission denied" in said:
-            advice = "; edgekd never asks for a password: use a key that ssh finds by itself, or an agent"
-        return f"device {self.name}: cannot connect to {self.host}: {said or 'the connection was lost'}{advice}"
 
 
 def _words(stream: IO[bytes]) -> str:

@@ -39,7 +39,7 @@ def facts_of(found: Mapping[str, Any]) -> Facts:
         governor=governor(files),
         load_average=found["load_average"],
         busy_cpu_s=busy_cpu_s(files, found["ticks_per_s"]),
-        temperatures_c=temperatures_c(files),
+        temperatures_c={**temperatures_c(files), **found.get("temperatures_c", {})},
         battery_percent=found.get("battery_percent"),
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Facts
-from edgekd.drivers.sysroot import SITE, python_of, sysroot
+from edgekd.drivers.sysroot import SITE, is_built, python_of, sysroot
 from edgekd.errors import DeviceError, writing
 from edgekd.targets import classify
 
@@ -123,6 +123,19 @@ class QemuDriver(LocalDriver):
     def _version(self) -> str:
         ran = subprocess.run([self._emulator, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
         return ran.stdout.partition("\n")[0].partition(" (")[0] or Path(self._emulator).name
+
+
+def state_of(profile: DeviceProfile) -> str:
+    """Return in a word whether an emulated device can be used here: its probe decides, once the sysroot is there."""
+    if find_emulator() is None:
+        return f"needs {PROGRAMS[0]}"
+    if not is_built():
+        return "to be prepared"
+    try:
+        with QemuDriver(profile):
+            return "ready"
+    except DeviceError:
+        return "not offered: this emulator lacks it"
 
 
 def find_emulator() -> str | None:
