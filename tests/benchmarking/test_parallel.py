@@ -84,6 +84,7 @@ def test_a_fault_of_edgekd_is_not_hidden() -> None:
 
 def test_an_interrupt_reaches_every_device() -> None:
     ended: list[str] = []
+    begun = threading.Barrier(2, timeout=20)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -91,6 +92,7 @@ def test_an_interrupt_reaches_every_device() -> None:
     def work(name: str, progress: Progress) -> None:
         try:
             with progress.task("bench", 100) as task:
+                begun.wait()
                 if name == "rock-5b":
                     os.kill(os.getpid(), signal.SIGUSR1)
                 for _ in range(1000):
