@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from edgekd.benchmarking.shipping import RUNNER, ship_model
 from edgekd.drivers.jobs import run_job
-from edgekd.errors import DeviceError, writing
+from edgekd.errors import DeviceError
+from edgekd.temporary import temporary_folder, temporary_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -67,12 +67,11 @@ def _groups(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
 def _answer_group(
     driver: Driver, job: Mapping[str, Any], subjects: Mapping[str, str], first: int, group: list[Batch]
 ) -> Iterator[tuple[NDArray[Any], int]]:
-    with tempfile.TemporaryDirectory(prefix="edgekd-answers-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         waiting = {}
         for number, (feeds, _) in enumerate(group, start=first):
             inputs, answer = folder / f"inputs-{number:06}.npz", f"answer-{number:06}.npy"
-            with writing(inputs):
+            with temporary_room():
                 np.savez(inputs, *feeds.values())
             waiting[answer] = {"inputs": driver.push(inputs), "names": list(feeds), "output": answer}
         while waiting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -41,24 +40,34 @@ def on_devices(
     here = [name for name, driver in drivers.items() if driver in _THIS_MACHINE]
     queues = [here] * bool(here) + [[name] for name in drivers if name not in here]
     stop = threading.Event()
+    results: dict[str, Result | EdgekdError] = {}
+    faults: list[BaseException] = []
 
-    def go_through(queue: list[str]) -> dict[str, Result | EdgekdError]:
-        found: dict[str, Result | EdgekdError] = {}
+    def go_through(queue: Sequence[str]) -> None:
         for name in queue:
             try:
-                found[name] = work(name, _Named(name, progress, stop))
+                results[name] = work(name, _Named(name, progress, stop))
             except EdgekdError as error:
-                found[name] = error
+                results[name] = error
                 progress.note(f"{name}: {error}")
-        return found
+            except BaseException as error:  # noqa: BLE001 - raised again where the threads meet
+                faults.append(error)
+                stop.set()
+                return
 
-    with ThreadPoolExecutor(max_workers=len(queues)) as pool:
-        try:
-            futures = [pool.submit(go_through, queue) for queue in queues]
-            results = {name: result for future in futures for name, result in future.result().items()}
-        except BaseException:
-            stop.set()  # each driver removes what it has put on its device, then its thread ends
-            raise
+    threads = [threading.Thread(target=go_through, args=(queue,)) for queue in queues]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()  # after an interrupt: each driver removes what it has put on its device, then its thread ends
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    if faults:
+        raise faults[0]
     return {name: results[name] for name in drivers}
 
 

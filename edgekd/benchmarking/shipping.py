@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekd.artifact import sha256_file
 from edgekd.drivers.jobs import run_job
-from edgekd.errors import ModelError, reading, writing
+from edgekd.errors import ModelError, reading
+from edgekd.temporary import temporary_folder, temporary_room
 
 if TYPE_CHECKING:
     import onnx
@@ -65,9 +65,9 @@ def _companions(path: Path, model: onnx.ModelProto) -> list[str]:
 
 def _check_version(driver: Driver, path: Path, model: onnx.ModelProto) -> None:
     """Have the device's onnxruntime load a model of one node with the same stamps as this one."""
-    with tempfile.TemporaryDirectory(prefix="edgekd-stamp-") as folder:
-        stamp = Path(folder) / "stamp.onnx"
-        with writing(stamp):
+    with temporary_folder() as folder:
+        stamp = folder / "stamp.onnx"
+        with temporary_room():
             stamp.write_bytes(_stamp(model))
         job: dict[str, Any] = {
             "model": driver.push(stamp),

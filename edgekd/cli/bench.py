@@ -113,7 +113,8 @@ def command(
 
     names = list(dict.fromkeys(devices)) or ["local"]
     places = {name: _place(json_path, name, alone=len(names) == 1) for name in names}
-    options.claim({f"--json of {name}" if len(names) > 1 else "--json": places[name] for name in names}, [*models, data])
+    label = "--json" if len(names) == 1 else "--json for {}"
+    options.claim({label.format(name): place for name, place in places.items()}, [*models, data])
     if len(names) == 1:
         _show(measure(names[0], ui.progress()), json_path)
         return

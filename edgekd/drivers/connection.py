@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from edgekd.artifact import sha256_file
 from edgekd.drivers import agent
 from edgekd.errors import DeviceError, writing
+from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class Connection(ABC):
         self._agent = ""
         self._connected = False
         # The path of a socket is short: at most about 100 bytes, with what ssh appends.
-        with writing(tempfile.gettempdir()):
+        with temporary_room():
             self._private = Path(tempfile.mkdtemp(prefix="edgekd-link-"))
 
     @abstractmethod

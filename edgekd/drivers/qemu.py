@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Facts
 from edgekd.drivers.sysroot import SITE, is_built, python_of, sysroot
-from edgekd.errors import DeviceError, writing
+from edgekd.errors import DeviceError
 from edgekd.targets import classify
+from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
     from edgekd.devices import DeviceProfile, QemuSettings
@@ -67,14 +68,14 @@ class QemuDriver(LocalDriver):
         root = sysroot()
         super().prepare()
         self._emulator = emulator
-        with writing(self.folder):
+        with temporary_room():
             view = self.folder / "root"
             (view / "proc").mkdir(parents=True)
             for place in root.iterdir():
                 if place.name != "proc":
                     (view / place.name).symlink_to(place)
         self._features = self._read_features()
-        with writing(self.folder):
+        with temporary_room():
             (view / "proc" / "cpuinfo").write_text(cpuinfo(self._settings.part, self._features), encoding="ascii")
         found = classify("aarch64", frozenset(self._features)).name
         if self._target not in ("auto", found):

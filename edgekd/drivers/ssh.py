@@ -7,12 +7,11 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from edgekd.devices import SshSettings
 from edgekd.drivers.board import BoardDriver
 from edgekd.drivers.connection import Connection
 
 if TYPE_CHECKING:
-    from edgekd.devices import DeviceProfile
+    from edgekd.devices import DeviceProfile, SshSettings
 
 _TRANSPORT_FAILED = 255  # ssh(1), exit status
 _OPTIONS: Final = {
@@ -79,6 +78,8 @@ class SshDriver(BoardDriver):
     """Runs scripts on a board that is reached by ssh."""
 
     def __init__(self, profile: DeviceProfile) -> None:
+        from edgekd.devices import SshSettings  # pydantic: not before a profile has been read
+
         settings = profile.ssh or SshSettings()
         super().__init__(profile.name, settings.folder)
         self._settings = settings

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekd.drivers.cache import cached
 from edgekd.drivers.wheels import Interpreter, fetch_wheels, unpack
 from edgekd.errors import DeviceError
+from edgekd.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PACKAGES = ("python3", "libstdc++6")
 SITE = "edgekd-site"
@@ -58,8 +61,8 @@ def _build(folder: Path) -> None:
             f"the sysroot of an emulated ARM core is made with {', '.join(missing)}, not found here; "
             "it needs Debian or a system derived from it"
         )
-    with tempfile.TemporaryDirectory(prefix="edgekd-apt-") as private:
-        for package in _download_packages(Path(private)):
+    with temporary_folder() as private:
+        for package in _download_packages(private):
             _run(["dpkg-deb", "--extract", str(package), str(folder)])
     python = python_of(folder)
     minor = int(python.name.removeprefix("python3."))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from edgekd.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from conftest import MakeModel
 
@@ -33,7 +33,7 @@ class Interrupted(LocalDriver):
         self.asked: list[int] = []
 
     def run(self, script: str, arguments: Sequence[str]) -> Finished:
-        job_file = answers.Path(arguments[0])
+        job_file = Path(arguments[0])
         job: dict[str, Any] = json.loads(job_file.read_text())
         self.asked.append(len(job["answers"]))
         if not self.done:
