@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -13,8 +15,9 @@ from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
 from edgekd.benchmarking.shipping import RUNNER, ship_model
 from edgekd.benchmarking.statistics import paired_ratio
-from edgekd.errors import UsageError
+from edgekd.errors import DeviceError, UsageError
 from edgekd.progress import SILENT
+from edgekd.temporary import temporary_folder
 from edgekd.text import counted, nearest
 
 if TYPE_CHECKING:
@@ -184,6 +187,7 @@ def _run(
 ) -> Block:
     from edgekd.drivers.jobs import run_job
 
+    journal = None if rehearsal or driver.on_this_machine else f"samples-{uuid.uuid4().hex}.jsonl"
     job = {
         "model": place,
         "sha256": entry.sha256,
@@ -194,9 +198,27 @@ def _run(
         "runs": plan.runs[repetition],
         "duration_s": plan.duration_s,
         "rehearsal": rehearsal,
+        "journal": journal,
     }
     subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}
-    return run_job(driver, RUNNER, job, subjects)
+    try:
+        return run_job(driver, RUNNER, job, subjects)
+    except DeviceError as error:
+        if journal is None:
+            raise
+        done = counted(_journalled(driver, journal), "timed run")
+        raise DeviceError(f"{error} ({done} had been made)") from error
+
+
+def _journalled(driver: Driver, journal: str) -> int:
+    """Return how many timed runs a failed process left in its journal."""
+    with temporary_folder() as folder:
+        try:
+            driver.pull(journal, folder / journal)
+        except DeviceError:
+            return 0  # none, or the device is gone
+        lines = (folder / journal).read_text(encoding="ascii").splitlines()
+    return sum(len(json.loads(line)["samples_ms"]) for line in lines if line.endswith("}"))
 
 
 def _summarise(plan: Plan, blocks: Sequence[Sequence[Block]]) -> tuple[ModelResult, ...]:

@@ -7,7 +7,8 @@ edgekd. One process is one measurement, because memory arenas and library pages 
 
 JOB: `model` (path), `sha256` (hex, checked before the model is loaded), `threads` (intra-op; inter-op is 1),
 `data` (path of an .npz, or null), `dims` (sizes of dynamic axes by name; others are 1), `seed`, `runs` and
-`duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones).
+`duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones),
+`journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null).
 
 A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
 `{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
@@ -50,6 +51,7 @@ WINDOW_RUNS = 5
 WINDOW_S = 0.1
 STEADY_TOLERANCE = 0.05
 WARM_UP_CAP_S = 3.0
+JOURNAL_EVERY_S = 1.0
 
 _PIECE_BYTES = 1 << 20
 
@@ -323,16 +325,32 @@ def warm_up(run: Callable[[], Any]) -> dict[str, Any]:
         earlier = median
 
 
-def time_runs(run: Callable[[], Any], runs: int, duration_s: float) -> array.array[int]:
-    """Time single runs, in ns, until there are `runs` of them and `duration_s` have passed."""
+def time_runs(run: Callable[[], Any], runs: int, duration_s: float, journal: str | None = None) -> array.array[int]:
+    """Time single runs, in ns, until there are `runs` of them and `duration_s` have passed.
+
+    Once a second those made since are appended to `journal`: what is left of a process that the system kills.
+    """
     clock = time.perf_counter_ns
     samples = array.array("q")  # 8 bytes each: a list of a million would show up in the memory figures
+    noted, due = 0, clock() + int(JOURNAL_EVERY_S * 1e9)
     end = clock() + int(duration_s * 1e9)
     while len(samples) < runs or clock() < end:
         start = clock()
         run()
         samples.append(clock() - start)
+        if journal is not None and clock() >= due:
+            append_line(journal, {"samples_ms": [nanoseconds / 1e6 for nanoseconds in samples[noted:]]})
+            run()  # writing has cooled the caches
+            noted, due = len(samples), clock() + int(JOURNAL_EVERY_S * 1e9)
+    if journal is not None and len(samples) > noted:
+        append_line(journal, {"samples_ms": [nanoseconds / 1e6 for nanoseconds in samples[noted:]]})
     return samples
+
+
+def append_line(path: str, content: dict[str, Any]) -> None:
+    """Append one line of JSON to a file."""
+    with Path(path).open("a", encoding="ascii") as stream:
+        stream.write(json.dumps(content) + "\n")
 
 
 def time_once(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -374,7 +392,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             result["warm_up"] = warm_up(run)
             with memory.highest("steady"):
                 run()  # reading the memory has cooled the caches
-                samples = time_runs(run, job["runs"], job["duration_s"])
+                samples = time_runs(run, job["runs"], job["duration_s"], job["journal"])
             result["samples_ms"] = [nanoseconds / 1e6 for nanoseconds in samples]
     except Exception as error:
         raise refusal(error, "the model loads but cannot run") from error

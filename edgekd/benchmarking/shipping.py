@@ -79,6 +79,7 @@ def _check_version(driver: Driver, path: Path, model: onnx.ModelProto) -> None:
             "seed": 0,
             "runs": 1,
             "duration_s": 0.0,
+            "journal": None,
         }
         opsets = ", ".join(f"{opset.domain or 'ai.onnx'} {opset.version}" for opset in model.opset_import)
         subject = (

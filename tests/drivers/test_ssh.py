@@ -273,6 +273,33 @@ def test_measured_and_evaluated_on_a_board(tmp_path: Path, board: Board, net: Pa
     assert read_result(tmp_path / "b.json") == result
 
 
+# Ends the runner of a board's folder as soon as it has noted timed runs.
+REAPER = """
+import os, pathlib, signal, sys, time
+
+def runner():
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split(chr(0))
+        except OSError:
+            continue
+        if len(words) > 1 and words[1].endswith("/runner.py") and sys.argv[1] in words[1]:
+            return int(path.parent.name)
+
+while not any(path.stat().st_size for path in pathlib.Path(sys.argv[1]).glob("*/work/samples-*.jsonl")):
+    time.sleep(0.05)
+os.kill(runner(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_dies_while_it_is_timed(tmp_path: Path, board: Board, net: Path) -> None:
+    script = write(tmp_path, REAPER)
+    with subprocess.Popen([sys.executable, script, str(board.folder)]) as reaper:
+        with pytest.raises(DeviceError, match=r"ran out of memory.* \([1-9][\d,]* timed runs had been made\)"):
+            bench([net], device="board", duration_s=60, repeats=2)
+        assert reaper.wait(20) == 0
+
+
 def test_a_python_without_packages(
     tmp_path: Path, board: Board, net: Path, images: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
