@@ -43,8 +43,8 @@ class SshSettings(BaseModel):
     host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$")
     user: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     port: int | None = Field(default=None, ge=1, le=65535)
-    python: str = Field(default="python3", min_length=1, pattern=r"^[^\x00-\x1f]*$")
-    folder: str = Field(default=".cache/edgekd", min_length=1, pattern=r"^[^\x00-\x1f]*$")
+    python: str = Field(default="python3", pattern=r"^[^\x00-\x1f-][^\x00-\x1f]*$")
+    folder: str = Field(default=".cache/edgekd", pattern=r"^[^\x00-\x1f-][^\x00-\x1f]*$")
 
 
 class AdbSettings(BaseModel):

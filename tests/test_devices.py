@@ -33,6 +33,17 @@ def test_every_shipped_profile_is_sound() -> None:
     assert [profile.name for profile in list_profiles()] == files
 
 
+def test_every_shipped_board_and_phone_says_what_it_is_and_where_that_is_from() -> None:
+    for profile in list_profiles():
+        text = (resource_folder("devices") / f"{profile.name}.toml").read_text()
+        assert text.startswith("# ")
+        if profile.driver in ("ssh", "adb"):
+            assert profile.hardware is not None
+            assert profile.target != "auto"
+            assert "Source: " in text
+            assert profile.ssh is profile.adb is None  # facts only: where it is, its user knows
+
+
 def test_an_unknown_device_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown device 'loacl' \(perhaps you meant 'local'\?\); known: .*local"):
         load_profile("loacl")
@@ -96,6 +107,14 @@ def test_a_host_is_no_option_and_no_command(own: Path, driver: str, key: str, ho
         f'description = "a"\ndriver = "{driver}"\n[{driver}]\n{key} = {json.dumps(host)}\n'
     )
     with pytest.raises(UsageError, match=f"desk.toml: {driver}.{key} = "):
+        load_profile("desk")
+
+
+@pytest.mark.parametrize("key", ["python", "folder"])
+@pytest.mark.parametrize("value", ["-c import os", "", "a\nb", "\0"])
+def test_a_path_on_a_board_is_no_option(own: Path, key: str, value: str) -> None:
+    (own / "desk.toml").write_text(f'description = "a"\ndriver = "ssh"\n[ssh]\n{key} = {json.dumps(value)}\n')
+    with pytest.raises(UsageError, match=f"desk.toml: ssh.{key} = "):
         load_profile("desk")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Batch: TypeAlias = tuple[Mapping[str, NDArray[Any]], int]
 
 # So much input goes to the device for one process there, which has to start Python and load the model each time.
-GROUP_BYTES = 128 << 20
+GROUP_BYTES = 32 << 20
 
 
 def device_answers(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekd.drivers import Driver
 
 RUNNER: Final = Path(__file__).with_name("runner.py")
+_ORT_FORMAT: Final = b"ORTM"  # the file identifier in the flatbuffers schema of onnxruntime's own format
 
 
 def ship_model(driver: Driver, path: Path) -> str:
@@ -43,6 +44,8 @@ def _read_graph(path: Path) -> onnx.ModelProto | None:
 
     with reading(path, ModelError, "model file"):
         data = path.read_bytes()
+    if data[4:8] == _ORT_FORMAT:
+        return None
     try:
         return onnx.load_model_from_string(data)
     except DecodeError:

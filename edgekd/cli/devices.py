@@ -49,7 +49,10 @@ def probe(name: str) -> None:
     from edgekd.drivers import open_driver
 
     with open_driver(load_profile(name)) as driver:
-        ui.facts(asdict(driver.probe()))
+        found = asdict(driver.probe())
+    temperatures = found.pop("temperatures_c")
+    found |= {f"temperature {zone}": f"{degrees:.1f} °C" for zone, degrees in temperatures.items()}
+    ui.facts({key: "unavailable" if value is None else value for key, value in found.items()})
 
 
 @command.command("prepare")

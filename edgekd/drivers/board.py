@@ -33,7 +33,7 @@ class BoardDriver(ABC):
 
     def __init__(self, name: str, folder: str) -> None:
         self.name = name
-        self._base = folder.rstrip("/") or "/"
+        self._base = folder.removeprefix("~/").rstrip("/") or "/"  # a relative path is below the home folder
         self._connection: Connection | None = None
         self._session = ""
         self._packages = ""

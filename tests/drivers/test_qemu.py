@@ -16,7 +16,7 @@ from edgekd.benchmarking.answers import device_answers
 from edgekd.benchmarking.results import read_result
 from edgekd.cli import main
 from edgekd.devices import load_profile
-from edgekd.drivers import open_driver, qemu
+from edgekd.drivers import device_state, open_driver, qemu
 from edgekd.errors import DeviceError
 from edgekd.evaluation import evaluate
 
@@ -147,6 +147,22 @@ def test_no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
         open_driver(load_profile("qemu-cortex-a76")),
     ):
         pass
+
+
+def test_whether_a_core_is_offered(tmp_path: Path, emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path))
+    (tmp_path / "odd.toml").write_text(
+        'description = "x"\ndriver = "qemu"\ntarget = "arm64-i8mm"\n[qemu]\ncpu = "cortex-a53"\npart = "0xd03"\n'
+    )
+    with open_driver(load_profile("qemu-max-i8mm")) as driver:  # the sysroot is there
+        assert "qemu-max-i8mm: ready" in driver.install()
+    assert device_state(load_profile("qemu-max-i8mm")) == "ready"
+    assert device_state(load_profile("odd")) == "not offered: this emulator lacks it"
+    assert (device_state(load_profile("local")), device_state(load_profile("rock-5b"))) == ("ready", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert device_state(load_profile("qemu-max-i8mm")) == "to be prepared"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert device_state(load_profile("qemu-max-i8mm")) == "needs qemu-aarch64-static"
 
 
 def test_features_are_named_as_the_kernel_names_them() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_a_script_runs_in_the_private_folder(tmp_path: Path, board: Board, drive
     (session,) = board.sessions()
     assert (session.stat().st_mode & 0o777) == 0o700
     assert not list(session.rglob("pwned"))
+
+
+def test_a_folder_below_the_home_folder(tmp_path: Path, board: Board) -> None:
+    home, name = Path(pwd.getpwuid(os.getuid()).pw_dir), f"edgekd-test-{os.getpid()}"
+    board.profile(folder=f"~/{name}/it's")
+    with open_driver(load_profile("board")) as driver:
+        place = Path(driver.push(write(tmp_path, "print(1)")))
+        assert place.parents[4] == home / name
+        assert driver.run(str(place), []).log == "1"
+    (home / name).rmdir()
 
 
 def test_facts_of_a_board(driver: Driver) -> None:
