@@ -52,7 +52,6 @@ class Connection(ABC):
         self._python = python
         self._agent = ""
         self._connected = False
-        # The path of a socket is short: at most about 100 bytes, with what ssh appends.
         with temporary_room():
             self._private = Path(tempfile.mkdtemp(prefix="edgekd-link-"))
 
@@ -146,7 +145,8 @@ class Connection(ABC):
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)  # noqa: S603
             with child:
                 assert child.stdout is not None
-                head = child.stdout.readline()
+                lines = iter(child.stdout.readline, b"")
+                head = next((line for line in lines if line.startswith(b"{")), b"")  # a login may print a greeting
                 for piece in iter(lambda: child.stdout.read(1 << 20), b""):  # type: ignore[union-attr]
                     target.write(piece)
                     digest.update(piece)

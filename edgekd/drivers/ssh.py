@@ -13,6 +13,7 @@ from edgekd.drivers.connection import Connection
 if TYPE_CHECKING:
     from edgekd.devices import DeviceProfile, SshSettings
 
+_LONGEST_SOCKET = 80  # of the 104 bytes that every system allows, less what ssh appends while it makes one
 _TRANSPORT_FAILED = 255  # ssh(1), exit status
 _OPTIONS: Final = {
     "BatchMode": "yes",  # never ask for a password or a passphrase
@@ -54,7 +55,10 @@ class SshConnection(Connection):
         return self._explain(said) if status == _TRANSPORT_FAILED else None
 
     def _ssh(self, *more: str) -> list[str]:
-        options = {**_OPTIONS, "ControlPath": str(self._private / "%C")}
+        socket = str(self._private / "s")
+        options = {**_OPTIONS, "ControlPath": '"' + socket.replace("%", "%%") + '"'}
+        if len(socket) > _LONGEST_SOCKET:
+            options |= {"ControlMaster": "no", "ControlPath": "none"}  # slower: each call logs in anew
         words = ["ssh", *(f"-o{key}={value}" for key, value in options.items()), *more]
         if self._settings.port is not None:
             words += ["-p", str(self._settings.port)]

@@ -98,6 +98,28 @@ def test_a_folder_below_the_home_folder(tmp_path: Path, board: Board) -> None:
     (home / name).rmdir()
 
 
+@pytest.mark.parametrize("name", ["with a 100% space", "long" * 30])
+def test_any_folder_for_temporary_files(
+    tmp_path: Path, board: Board, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with open_driver(load_profile("board")) as driver:
+        assert driver.run(driver.push(write(tmp_path, "print(1)")), []).log == "1"
+    assert list((tmp_path / name).iterdir()) == []
+
+
+def test_a_board_that_greets(tmp_path: Path, board: Board) -> None:
+    script = board.root / "python"
+    script.write_text(f'#!/bin/sh\necho Welcome\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    board.profile(python=str(script))
+    with open_driver(load_profile("board")) as driver:
+        assert driver.run(driver.push(write(tmp_path, "open('out', 'w').write('x' * 9)")), []).exit_code == 0
+        driver.pull("out", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "x" * 9
+
+
 def test_facts_of_a_board(driver: Driver) -> None:
     facts = driver.probe()
     assert facts.target in ("x86-avx2", "x86-vnni", "arm64", "arm64-dotprod", "arm64-i8mm")
