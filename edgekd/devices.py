@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgekd.errors import UsageError, reading
 from edgekd.resources import resource_folder
@@ -22,7 +22,79 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VARIABLE = "EDGEKD_DEVICES"
-DRIVERS: Final = ("local",)  # each is a module of edgekd.drivers
+DRIVERS: Final = ("local", "ssh", "adb", "qemu")  # each is a module of edgekd.drivers
+_STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class SshSettings(BaseModel):
+    """How the driver `ssh` reaches a board.
+
+    Attributes:
+        host: Name or address of the board, or a `Host` of your ssh configuration; by default the profile's name.
+        user: Who to log in as; by default what your ssh configuration says.
+        port: By default what your ssh configuration says.
+        python: The board's Python, 3.9 or newer: a command or a path.
+        folder: Where edgekd may write on the board, below the home folder unless it begins with `/`.
+    """
+
+    model_config = _STRICT
+
+    # What could pass for an option, a shell's word or ssh's own syntax is no host.
+    host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$")
+    user: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    port: int | None = Field(default=None, ge=1, le=65535)
+    python: str = Field(default="python3", pattern=r"^[^\x00-\x1f-][^\x00-\x1f]*$")
+    folder: str = Field(default=".cache/edgekd", pattern=r"^[^\x00-\x1f-][^\x00-\x1f]*$")
+
+
+class AdbSettings(BaseModel):
+    """How the driver `adb` reaches a phone.
+
+    Attributes:
+        serial: Which of the devices of `adb devices`; by default the only one.
+    """
+
+    model_config = _STRICT
+
+    serial: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$")
+
+
+class QemuSettings(BaseModel):
+    """What the driver `qemu` emulates.
+
+    Attributes:
+        cpu: The core, as `qemu-aarch64-static -cpu help` names it.
+        part: Its part number in `/proc/cpuinfo`, such as `"0xd0b"`.
+    """
+
+    model_config = _STRICT
+
+    cpu: str = Field(pattern=r"^[a-z0-9][a-z0-9,=.-]*$")
+    part: str = Field(pattern=r"^0x[0-9a-f]{3}$")
+
+
+class Hardware(BaseModel):
+    """What a device is made of, for people.
+
+    Attributes:
+        soc: The system on a chip.
+        cores: Its clusters, such as `"4x Cortex-A76 2.4 GHz"`.
+        memory_gb: Sizes of memory it is sold with, in GB.
+    """
+
+    model_config = _STRICT
+
+    soc: str = Field(min_length=1)
+    cores: list[str] = Field(min_length=1)
+    memory_gb: list[float] = Field(min_length=1)
+
+
+SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "hardware": Hardware,
+    "ssh": SshSettings,
+    "adb": AdbSettings,
+    "qemu": QemuSettings,
+}
 
 
 class DeviceProfile(BaseModel):
@@ -33,14 +105,22 @@ class DeviceProfile(BaseModel):
         description: One line for lists.
         driver: Name of the driver that reaches it.
         target: Its instruction set, or "auto": the driver asks the device.
+        hardware: What it is made of; None if its profile does not say.
+        ssh: Settings of the driver `ssh`.
+        adb: Settings of the driver `adb`.
+        qemu: Settings of the driver `qemu`, which needs them.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = _STRICT
 
     name: str
     description: str = Field(min_length=1)
     driver: str
     target: str = "auto"
+    hardware: Hardware | None = None
+    ssh: SshSettings | None = None
+    adb: AdbSettings | None = None
+    qemu: QemuSettings | None = None
 
     @field_validator("driver")
     @classmethod
@@ -51,6 +131,15 @@ class DeviceProfile(BaseModel):
     @classmethod
     def _known_target(cls, value: str) -> str:
         return _one_of(value, ("auto", *TARGETS))
+
+    @model_validator(mode="after")
+    def _sections_of_the_driver(self) -> Self:
+        for driver in DRIVERS:
+            if driver != self.driver and getattr(self, driver, None) is not None:
+                raise ValueError(f"the section [{driver}] is of another driver than this profile's {self.driver!r}")
+        if self.driver == "qemu" and self.qemu is None:
+            raise ValueError("the driver 'qemu' needs a section [qemu] with the keys cpu and part")
+        return self
 
 
 def list_profiles() -> list[DeviceProfile]:
@@ -86,14 +175,20 @@ def read_profile(path: Path) -> DeviceProfile:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from error
-    known = [key for key in DeviceProfile.model_fields if key != "name"]
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+    _check_keys(path, table, [key for key in DeviceProfile.model_fields if key != "name"])
+    for section, kind in SECTIONS.items():
+        if isinstance(table.get(section), dict):
+            _check_keys(path, table[section], list(kind.model_fields), f"{section}.")
     try:
         return DeviceProfile.model_validate({**table, "name": path.stem})
     except ValidationError as error:
         raise UsageError("\n".join(f"{path}: {_explain(dict(fault))}" for fault in error.errors())) from error
+
+
+def _check_keys(path: Path, table: dict[str, Any], known: list[str], prefix: str = "") -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {prefix + key!r}{nearest(key, known)}; known: {', '.join(known)}")
 
 
 def _profile_files() -> dict[str, Path]:
@@ -116,5 +211,7 @@ def _explain(fault: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "missing":
         return f"the key {key!r} is missing"
-    reason = fault["msg"].removeprefix("Value error, ")
+    reason: str = fault["msg"].removeprefix("Value error, ")
+    if not key:
+        return reason
     return f"{key} = {fault['input']!r}: {reason}"

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx
 
 from edgekd.artifact import sha256_file
-from edgekd.drivers.host import cpu_model, read_text
+from edgekd.drivers.host import read_facts, read_text
 from edgekd.drivers.limits import Limits, read_limits
-from edgekd.drivers.protocol import UNAVAILABLE
 from edgekd.errors import ModelError, UsageError
 from edgekd.graph.opset import default_opset
 from edgekd.quantization.saturation import Certificate, certify
@@ -246,7 +245,7 @@ def _machine(root: Path) -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
-        cpu_model=cpu_model(root) or platform.processor() or UNAVAILABLE,
+        cpu_model=read_facts(root).cpu_model,
         target=None if host is None else host.name,
         flags=tuple(flag for flag in FLAGS if flag in flags),
         logical_cores=os.cpu_count(),

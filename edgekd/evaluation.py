@@ -1,6 +1,7 @@
 """The verb `evaluate`: what a model file answers.
 
-The file itself is judged, through onnxruntime with all optimizations on, as it will run.
+The file itself is judged, through onnxruntime with all optimizations on, as it will run; on the device that is
+named, whose kernels may answer otherwise than this machine's.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.artifact import sha256_file
-from edgekd.errors import ModelError, UsageError
+from edgekd.benchmarking.answers import device_answers
+from edgekd.devices import load_profile
+from edgekd.drivers import open_driver
+from edgekd.errors import ModelError
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import open_model, open_samples, predict
+from edgekd.runtime import batch_size_for, collect, feed, open_model, open_samples, predict
 from edgekd.scoring import Evaluation, score
 
 if TYPE_CHECKING:
@@ -38,21 +42,28 @@ def evaluate(
         reference: The file to compare with, usually the fp32 one.
         contract: How images become inputs; by default what the model's own metadata say.
         labels: For a folder of images: `"folder"`, `"prefix"` or the name of a CSV file.
-        device: Where to run. The reference runs here.
+        device: Name of a device profile: where to run. The reference runs here.
         progress: Listener.
 
     Raises:
         ModelError: a model is missing, damaged, or gives NaN.
         DataError: the data is missing, damaged or does not fit the model.
         UsageError: no such device.
+        DeviceError: the device failed.
     """
-    if device != "local":
-        raise UsageError(f"unknown device {device!r}; known: local")
+    profile = load_profile(device)
     opened = open_model(model)
     samples = open_samples(opened, data, contract=contract, labels=labels)
-    outputs = predict(opened, samples, title=f"evaluate {Path(model).name}", progress=progress)
+    sha256 = sha256_file(Path(model), ModelError)
+    title = f"evaluate {Path(model).name}"
+    if profile.driver == "local":
+        outputs = predict(opened, samples, title=title, progress=progress)
+    else:
+        with open_driver(profile) as driver:
+            answers = device_answers(driver, Path(model), sha256, feed(opened, samples, batch_size_for(samples)))
+            outputs = collect(opened, samples, answers, title=f"{title} on {device}", progress=progress)
     expected = None
     if reference is not None:
         title = f"evaluate {Path(reference).name}"
         expected = predict(open_model(reference), samples, title=title, progress=progress)
-    return score(str(model), sha256_file(Path(model), ModelError), outputs, samples.labels, expected)
+    return score(str(model), sha256, outputs, samples.labels, expected, device)

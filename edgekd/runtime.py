@@ -29,7 +29,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -371,14 +371,39 @@ def predict(
         ModelError: the model fails, or its output is no tensor of numbers, has no batch axis, or holds NaN or
             infinity.
     """
+    first = _first_output(model)
+    batches = feed(model, samples, batch_size or batch_size_for(samples))
+    answers = ((model.run(feeds, [first])[0], count) for feeds, count in batches)
+    return collect(model, samples, answers, title=title or f"run {Path(model.name).name}", progress=progress)
+
+
+def collect(
+    model: Model,
+    samples: Samples,
+    answers: Iterable[tuple[NDArray[Any], int]],
+    *,
+    title: str,
+    progress: Progress = SILENT,
+) -> NDArray[Any]:
+    """Check and join what a model answered, wherever it ran.
+
+    Args:
+        model: The model.
+        samples: N samples.
+        answers: Its first output for each batch of them, in order, and how many of its rows count.
+        title: What the progress is called.
+        progress: Listener.
+
+    Returns:
+        As `predict`.
+
+    Raises:
+        ModelError: an output has no batch axis or holds NaN or infinity.
+    """
     found = []
-    if not model.outputs:
-        raise ModelError(f"{model.name}: this model has no output; expected one whose first axis is the samples")
-    _dtype(model, "output", model.outputs[0])
-    first = model.outputs[0].name
-    with progress.task(title or f"run {Path(model.name).name}", len(samples)) as task:
-        for feeds, count in feed(model, samples, batch_size or batch_size_for(samples)):
-            output = model.run(feeds, [first])[0]
+    first = _first_output(model)
+    with progress.task(title, len(samples)) as task:
+        for output, count in answers:
             expected = fixed_batch(model) or count
             if output.ndim < 1 or len(output) != expected:
                 raise ModelError(
@@ -393,6 +418,14 @@ def predict(
     while outputs.ndim > 2 and outputs.shape[-1] == 1:
         outputs = outputs[..., 0]
     return outputs
+
+
+def _first_output(model: Model) -> str:
+    """Return the name of a model's first output, a tensor of numbers."""
+    if not model.outputs:
+        raise ModelError(f"{model.name}: this model has no output; expected one whose first axis is the samples")
+    _dtype(model, "output", model.outputs[0])
+    return model.outputs[0].name
 
 
 def _pad(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -74,6 +74,7 @@ def score(
     outputs: NDArray[Any],
     labels: NDArray[np.int64] | None,
     reference: NDArray[Any] | None,
+    device: str = "local",
 ) -> Evaluation:
     """Return the figures of outputs that were computed already, rounded to 6 significant digits."""
 
@@ -83,7 +84,7 @@ def score(
     return Evaluation(
         path=path,
         sha256=sha256,
-        device="local",
+        device=device,
         samples=len(outputs),
         top1=accuracy(outputs),
         agreement=None if reference is None else rounded(metrics.agreement(outputs, reference)),

@@ -14,12 +14,26 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def pytest_configure() -> None:
     """Keep the parallel workers of the suite from fighting over the cores."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def needed() -> Callable[[str, Path], Path]:
+    """Give the path of what a machine may lack, or skip; fail if `EDGEKD_REQUIRE` (comma separated) names it."""
+
+    def find(name: str, path: Path) -> Path:
+        if not path.exists():
+            required = name in os.environ.get("EDGEKD_REQUIRE", "").split(",")
+            (pytest.fail if required else pytest.skip)(f"{name!r} is not here: no {path}")
+        return path
+
+    return find
 
 
 def conv_net(*, batch: int | str = "batch", size: int = 8, classes: int = 4, seed: int = 0) -> onnx.ModelProto:

@@ -43,7 +43,7 @@ ALLOWED = {
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},
-    "evaluation": LEAVES | {"data", "runtime", "scoring"},
+    "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
     "pipeline": LEAVES
     | {
@@ -114,8 +114,9 @@ def test_torch_is_imported_only_where_it_belongs() -> None:
             assert not {i for i in imports(path) if i.split(".")[0] == "torch"}, name
 
 
-def test_the_runner_imports_nothing_of_edgekd() -> None:
-    assert not {i for i in imports(PACKAGE / "benchmarking" / "runner.py") if i.split(".")[0] == "edgekd"}
+@pytest.mark.parametrize("name", ["benchmarking/runner.py", "drivers/agent.py"])
+def test_what_is_pushed_to_boards_imports_nothing_of_edgekd(name: str) -> None:
+    assert not {i for i in imports(PACKAGE / name) if i.split(".")[0] == "edgekd"}
 
 
 def loaded_by(code: str) -> set[str]:

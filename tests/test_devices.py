@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edgekd import resources
-from edgekd.devices import DRIVERS, DeviceProfile, list_profiles, load_profile
+from edgekd.devices import DRIVERS, SECTIONS, DeviceProfile, list_profiles, load_profile
 from edgekd.errors import UsageError
 from edgekd.resources import resource_folder
 from edgekd.targets import TARGETS
@@ -32,8 +33,19 @@ def test_every_shipped_profile_is_sound() -> None:
     assert [profile.name for profile in list_profiles()] == files
 
 
+def test_every_shipped_board_and_phone_says_what_it_is_and_where_that_is_from() -> None:
+    for profile in list_profiles():
+        text = (resource_folder("devices") / f"{profile.name}.toml").read_text()
+        assert text.startswith("# ")
+        if profile.driver in ("ssh", "adb"):
+            assert profile.hardware is not None
+            assert profile.target != "auto"
+            assert "Source: " in text
+            assert profile.ssh is profile.adb is None  # facts only: where it is, its user knows
+
+
 def test_an_unknown_device_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"unknown device 'loacl' \(perhaps you meant 'local'\?\); known: local"):
+    with pytest.raises(UsageError, match=r"unknown device 'loacl' \(perhaps you meant 'local'\?\); known: .*local"):
         load_profile("loacl")
 
 
@@ -67,6 +79,14 @@ def test_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (b'description = 5\ndriver = "local"', "description = 5: Input should be a valid string"),
         (b'description = "a"\ndriver = "locl"', r"driver = 'locl': unknown \(perhaps you meant 'local'\?\)"),
         (b'description = "a"\ndriver = "local"\ntarget = "arm"', "target = 'arm': unknown.*known: auto, x86-avx2"),
+        (
+            b'description = "a"\ndriver = "ssh"\n[ssh]\nhots = "b"',
+            r"unknown key 'ssh.hots' \(perhaps you meant 'host'",
+        ),
+        (b'description = "a"\ndriver = "local"\n[ssh]\nhost = "b"', r"section \[ssh\] is of another driver"),
+        (b'description = "a"\ndriver = "qemu"', r"needs a section \[qemu\] with the keys cpu and part"),
+        (b'description = "a"\ndriver = "qemu"\nqemu = 5', "qemu = 5: "),
+        (b'description = "a"\ndriver = "qemu"\n[qemu]\ncpu = "-x"\npart = "0xd0b"', "qemu.cpu = '-x'"),
         (b"description = x\n", "not a TOML file: .*line 1"),
         (b"\xff", "not a TOML file"),
     ],
@@ -78,10 +98,42 @@ def test_a_faulty_profile_is_explained(own: Path, content: bytes, message: str) 
     assert str(caught.value).startswith(str(own / "desk.toml"))
 
 
+@pytest.mark.parametrize(
+    "host", ["-oProxyCommand=id", "", "a b", "a;id", "$(id)", "`id`", "a\nb", "a'b", "u@h", "ssh://a/b"]
+)
+@pytest.mark.parametrize(("driver", "key"), [("ssh", "host"), ("adb", "serial")])
+def test_a_host_is_no_option_and_no_command(own: Path, driver: str, key: str, host: str) -> None:
+    (own / "desk.toml").write_text(
+        f'description = "a"\ndriver = "{driver}"\n[{driver}]\n{key} = {json.dumps(host)}\n'
+    )
+    with pytest.raises(UsageError, match=f"desk.toml: {driver}.{key} = "):
+        load_profile("desk")
+
+
+@pytest.mark.parametrize("key", ["python", "folder"])
+@pytest.mark.parametrize("value", ["-c import os", "", "a\nb", "\0"])
+def test_a_path_on_a_board_is_no_option(own: Path, key: str, value: str) -> None:
+    (own / "desk.toml").write_text(f'description = "a"\ndriver = "ssh"\n[ssh]\n{key} = {json.dumps(value)}\n')
+    with pytest.raises(UsageError, match=f"desk.toml: ssh.{key} = "):
+        load_profile("desk")
+
+
+@pytest.mark.parametrize("host", ["board", "192.168.1.7", "pi.local", "fe80::1%eth0", "10.0.0.1:5555"])
+def test_what_a_host_may_be(own: Path, host: str) -> None:
+    (own / "desk.toml").write_text(f'description = "a"\ndriver = "ssh"\n[ssh]\nhost = "{host}"\n')
+    settings = load_profile("desk").ssh
+    assert settings is not None
+    assert settings.host == host
+
+
 def test_the_readme_names_every_driver_target_and_key() -> None:
     text = (resource_folder("devices") / "README.md").read_text()
-    for word in [*DRIVERS, *TARGETS, *(key for key in DeviceProfile.model_fields if key != "name")]:
+    plain = DeviceProfile.model_fields.keys() - SECTIONS.keys() - {"name"}
+    for word in [*DRIVERS, *TARGETS, *plain, *(f"[{section}]" for section in SECTIONS)]:
         assert f"`{word}`" in text
+    for section, kind in SECTIONS.items():
+        (rows,) = re.findall(rf"^`\[{section}\]`.*?\n\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+        assert re.findall(r"^\| `(\w+)`", rows, re.MULTILINE) == list(kind.model_fields)
 
 
 def test_the_readmes_example_works(own: Path) -> None:

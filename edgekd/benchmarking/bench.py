@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from edgekd.benchmarking.conditions import Span, judge
+from edgekd.benchmarking.conditions import Span, judge, without_times
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
+from edgekd.benchmarking.shipping import RUNNER, ship_model
 from edgekd.benchmarking.statistics import paired_ratio
-from edgekd.errors import UsageError
+from edgekd.errors import DeviceError, UsageError
 from edgekd.progress import SILENT
+from edgekd.temporary import temporary_folder
 from edgekd.text import counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgekd.benchmarking.plan import Entry, Plan
-    from edgekd.drivers import Driver
+    from edgekd.drivers import Driver, Facts
     from edgekd.progress import Progress, Task
 
-RUNNER = Path(__file__).with_name("runner.py")
 RETAKES = 3
 _SEED = 0
+# Fields of a result that an emulated device does not have.
+_MEASURED = (
+    *("load_ms", "first_run_ms", "latency_ms", "block_p50_ms"),
+    *("warmed_up", "memory_bytes", "ratio_to_first", "samples_per_s"),
+)
 
 # What the runner says of one block; see the head of runner.py for the keys.
 Block = dict[str, Any]
@@ -45,9 +53,11 @@ def bench(
 ) -> BenchResult:
     """Measure models on a device: latency with bounds, and memory by phase.
 
-    Every model is first tried on the device, once. Then each of `repeats` blocks of each model is measured in a
-    fresh process, the models interleaved. A repetition during which other work kept the machine busy is measured
-    again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their median.
+    Every model is first tried on the device, once. An emulated device is asked for no more: that shows that the
+    model runs there, and its times and memory would be the emulator's. On others, each of `repeats` blocks of each
+    model is measured in a fresh process, the models interleaved. A repetition during which other work kept the
+    machine busy is measured again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their
+    median.
 
     Args:
         models: ONNX files. The first is the one that others are compared with.
@@ -78,8 +88,10 @@ def bench(
         models, threads=threads, duration_s=duration_s, runs=runs, repeats=repeats, data=data, dims=dims or {}
     )
     with open_driver(profile) as driver:
-        _rehearse(driver, plan, device)
-        repetitions, retaken = _measure(driver, plan, device, progress)
+        tried = _rehearse(driver, plan)
+        if driver.emulated:
+            return _emulated(plan, tried, driver.probe(), device)
+        repetitions, retaken = _measure(driver, plan, tried, progress)
     spans = [repetition.span for repetition in repetitions]
     blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
     conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"])
@@ -89,15 +101,43 @@ def bench(
     )
 
 
-def _rehearse(driver: Driver, plan: Plan, device: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """Where a model is on the device, and what its first run there said."""
+
+    place: str
+    block: Block
+
+
+def _rehearse(driver: Driver, plan: Plan) -> dict[str, _Tried]:
     """Load and run every model once on the device, so that a faulty one is found before anything is measured."""
-    known: set[str] = set()
+    tried: dict[str, _Tried] = {}
     for entry in {entry.path: entry for entry in plan.entries}.values():
-        known.update(_run(driver, plan, entry, device, rehearsal=True)["dynamic_axes"])
+        place = ship_model(driver, Path(entry.path))
+        tried[entry.path] = _Tried(place=place, block=_run(driver, plan, entry, place, rehearsal=True))
+    known = {name for one in tried.values() for name in one.block["dynamic_axes"]}
     for name in plan.dims:
         if name not in known:
             has = ", ".join(sorted(known)) or "none"
             raise UsageError(f"no model has a dynamic axis {name!r}{nearest(name, known)}; named axes: {has}")
+    return tried
+
+
+def _emulated(plan: Plan, tried: Mapping[str, _Tried], facts: Facts, device: str) -> BenchResult:
+    """Return what an emulated device is good for: that the models run there. No time and no memory is its own."""
+    models = tuple(
+        ModelResult(
+            path=entry.path,
+            sha256=entry.sha256,
+            threads=entry.threads,
+            inputs=tried[entry.path].block["inputs"],
+            repetitions=0,
+            **dict.fromkeys(_MEASURED),
+        )
+        for entry in plan.entries
+    )
+    conditions = without_times(facts, onnxruntime=tried[plan.entries[0].path].block["onnxruntime"])
+    return BenchResult(device=Device(name=device, target=facts.target), conditions=conditions, models=models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +148,16 @@ class Repetition:
     span: Span
 
 
-def _measure(driver: Driver, plan: Plan, device: str, progress: Progress) -> tuple[list[Repetition], int]:
+def _measure(
+    driver: Driver, plan: Plan, tried: Mapping[str, _Tried], progress: Progress
+) -> tuple[list[Repetition], int]:
     """Measure all repetitions in the order of the plan; return them, and how many were measured again."""
     kept: list[Repetition] = []
     retaken = 0
     with progress.task("bench", plan.repeats * len(plan.entries)) as task:
         again = False
         while len(kept) < plan.repeats:
-            repetition = _repeat(driver, plan, device, len(kept), task, again=again)
+            repetition = _repeat(driver, plan, tried, len(kept), task, again=again)
             again = repetition.span.is_tainted and retaken < RETAKES
             if again:
                 retaken += 1
@@ -124,13 +166,15 @@ def _measure(driver: Driver, plan: Plan, device: str, progress: Progress) -> tup
     return kept, retaken
 
 
-def _repeat(driver: Driver, plan: Plan, device: str, repetition: int, task: Task, *, again: bool) -> Repetition:
+def _repeat(
+    driver: Driver, plan: Plan, tried: Mapping[str, _Tried], repetition: int, task: Task, *, again: bool
+) -> Repetition:
     """Measure one block of every entry; `again` says that other work had spoilt it before."""
     before, start = driver.probe(), time.monotonic()
     blocks: dict[int, Block] = {}
     for index in plan.order(repetition):
         entry = plan.entries[index]
-        blocks[index] = _run(driver, plan, entry, device, repetition=repetition)
+        blocks[index] = _run(driver, plan, entry, tried[entry.path].place, repetition=repetition)
         note = f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}"
         task.advance(0 if again else 1, f"{note}, again: other work was running" if again else note)
     own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
@@ -139,12 +183,13 @@ def _repeat(driver: Driver, plan: Plan, device: str, repetition: int, task: Task
 
 
 def _run(
-    driver: Driver, plan: Plan, entry: Entry, device: str, *, repetition: int = 0, rehearsal: bool = False
+    driver: Driver, plan: Plan, entry: Entry, place: str, *, repetition: int = 0, rehearsal: bool = False
 ) -> Block:
     from edgekd.drivers.jobs import run_job
 
+    journal = None if rehearsal or driver.on_this_machine else f"samples-{uuid.uuid4().hex}.jsonl"
     job = {
-        "model": driver.push(Path(entry.path)),
+        "model": place,
         "sha256": entry.sha256,
         "threads": entry.threads,
         "data": None if plan.data is None else driver.push(plan.data),
@@ -153,9 +198,27 @@ def _run(
         "runs": plan.runs[repetition],
         "duration_s": plan.duration_s,
         "rehearsal": rehearsal,
+        "journal": journal,
     }
-    subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {device}"}
-    return run_job(driver, RUNNER, job, subjects)
+    subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}
+    try:
+        return run_job(driver, RUNNER, job, subjects)
+    except DeviceError as error:
+        if journal is None:
+            raise
+        done = counted(_journalled(driver, journal), "timed run")
+        raise DeviceError(f"{error} ({done} had been made)") from error
+
+
+def _journalled(driver: Driver, journal: str) -> int:
+    """Return how many timed runs a failed process left in its journal."""
+    with temporary_folder() as folder:
+        try:
+            driver.pull(journal, folder / journal)
+        except DeviceError:
+            return 0  # none, or the device is gone
+        lines = (folder / journal).read_text(encoding="ascii").splitlines()
+    return sum(len(json.loads(line)["samples_ms"]) for line in lines if line.endswith("}"))
 
 
 def _summarise(plan: Plan, blocks: Sequence[Sequence[Block]]) -> tuple[ModelResult, ...]:

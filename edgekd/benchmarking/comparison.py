@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgekd.benchmarking.conditions import EMULATED
 from edgekd.benchmarking.results import BenchResult, ModelResult, read_result
 from edgekd.benchmarking.statistics import Verdict, judge_ratio, noise_floor
 from edgekd.errors import GateError, UsageError
@@ -137,11 +138,14 @@ def compare(
 
     Raises:
         DataError: a file cannot be read, or is not in that form.
-        UsageError: the devices or the models differ, and nothing says that they may.
+        UsageError: the devices or the models differ, and nothing says that they may; or a device was emulated.
     """
     if not 0 <= max_regression < float("inf"):
         raise UsageError(f"max_regression: expected a share from 0 on, such as 0.05, got {max_regression}")
     before, after = read_result(base), read_result(new)
+    for path, result in ((base, before), (new, after)):
+        if result.conditions.verdict == EMULATED:
+            raise UsageError(f"{path}: {result.device.name} is emulated, so nothing was measured to compare")
     if not across_devices:
         _require_one_device(before, after, base, new)
     pairs = _pair_by_order(before, after) if by_order else _pair_by_name(before, after, base, new)

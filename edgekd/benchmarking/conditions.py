@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from edgekd.drivers import Facts
 
+EMULATED = "emulated: only answers count; times and memory would be the emulator's, so none are given"
 _BUSY_SHARE = 0.25
 
 
@@ -47,7 +48,7 @@ class Conditions:
     """Circumstances of a measurement. What the device does not tell is "unavailable" or None.
 
     Attributes:
-        verdict: "valid", or "tainted: " and why.
+        verdict: "valid", or "tainted: " and why; on an emulated device "emulated: " and what that means.
         cpu_model: Name of the CPU.
         logical_cores: Number of cores that the system schedules on.
         governor: The CPU frequency governors in force.
@@ -86,6 +87,19 @@ def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Condi
         others_busy_cores=others,
         onnxruntime=onnxruntime,
         retaken=retaken,
+    )
+
+
+def without_times(facts: Facts, *, onnxruntime: str) -> Conditions:
+    """Return the conditions on an emulated device, where nothing is measured."""
+    return Conditions(
+        verdict=EMULATED,
+        cpu_model=facts.cpu_model,
+        logical_cores=facts.logical_cores,
+        governor=facts.governor,
+        load_average_before=None,
+        others_busy_cores=None,
+        onnxruntime=onnxruntime,
     )
 
 

@@ -1,4 +1,4 @@
-"""Measure one model in this fresh process: latency in ms, memory in bytes by phase.
+"""Measure one model in this fresh process, or have it answer: latency in ms, memory in bytes by phase, outputs.
 
     python runner.py JOB.json RESULT.json
 
@@ -7,7 +7,13 @@ edgekd. One process is one measurement, because memory arenas and library pages 
 
 JOB: `model` (path), `sha256` (hex, checked before the model is loaded), `threads` (intra-op; inter-op is 1),
 `data` (path of an .npz, or null), `dims` (sizes of dynamic axes by name; others are 1), `seed`, `runs` and
-`duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones).
+`duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones),
+`journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null).
+
+A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
+`{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
+model's first output for each is written under that name and its inputs are removed. What has been answered already
+is left, so that a job which was cut short can go on.
 
 RESULT: the figures, or `{"error": {"kind": "model" | "data" | "device", "message": ...}}` and exit status 1.
 
@@ -45,6 +51,7 @@ WINDOW_RUNS = 5
 WINDOW_S = 0.1
 STEADY_TOLERANCE = 0.05
 WARM_UP_CAP_S = 3.0
+JOURNAL_EVERY_S = 1.0
 
 _PIECE_BYTES = 1 << 20
 
@@ -318,16 +325,32 @@ def warm_up(run: Callable[[], Any]) -> dict[str, Any]:
         earlier = median
 
 
-def time_runs(run: Callable[[], Any], runs: int, duration_s: float) -> array.array[int]:
-    """Time single runs, in ns, until there are `runs` of them and `duration_s` have passed."""
+def time_runs(run: Callable[[], Any], runs: int, duration_s: float, journal: str | None = None) -> array.array[int]:
+    """Time single runs, in ns, until there are `runs` of them and `duration_s` have passed.
+
+    Once a second those made since are appended to `journal`: what is left of a process that the system kills.
+    """
     clock = time.perf_counter_ns
     samples = array.array("q")  # 8 bytes each: a list of a million would show up in the memory figures
+    noted, due = 0, clock() + int(JOURNAL_EVERY_S * 1e9)
     end = clock() + int(duration_s * 1e9)
     while len(samples) < runs or clock() < end:
         start = clock()
         run()
         samples.append(clock() - start)
+        if journal is not None and clock() >= due:
+            append_line(journal, {"samples_ms": [nanoseconds / 1e6 for nanoseconds in samples[noted:]]})
+            run()  # writing has cooled the caches
+            noted, due = len(samples), clock() + int(JOURNAL_EVERY_S * 1e9)
+    if journal is not None and len(samples) > noted:
+        append_line(journal, {"samples_ms": [nanoseconds / 1e6 for nanoseconds in samples[noted:]]})
     return samples
+
+
+def append_line(path: str, content: dict[str, Any]) -> None:
+    """Append one line of JSON to a file."""
+    with Path(path).open("a", encoding="ascii") as stream:
+        stream.write(json.dumps(content) + "\n")
 
 
 def time_once(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -369,7 +392,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             result["warm_up"] = warm_up(run)
             with memory.highest("steady"):
                 run()  # reading the memory has cooled the caches
-                samples = time_runs(run, job["runs"], job["duration_s"])
+                samples = time_runs(run, job["runs"], job["duration_s"], job["journal"])
             result["samples_ms"] = [nanoseconds / 1e6 for nanoseconds in samples]
     except Exception as error:
         raise refusal(error, "the model loads but cannot run") from error
@@ -377,6 +400,35 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     result["unavailable"] = memory.unavailable()
     result["cpu_s"] = time.process_time()
     return result
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Write the model's first output for each batch of the job; see the head of this file."""
+    check_sha256(job["model"], job["sha256"])
+    runtime = import_runtime()
+    import numpy as np
+
+    session = open_session(runtime, job["model"], job["threads"])
+    first = session.get_outputs()[0].name
+    for batch in job["answers"]:
+        output = Path(batch["output"])
+        if output.exists():
+            continue
+        try:
+            with np.load(batch["inputs"], allow_pickle=False) as arrays:
+                feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(batch["names"])}
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise JobError("device", f"{batch['inputs']}: the inputs did not arrive whole: {error}") from error
+        try:
+            values = session.run([first], feeds)[0]
+        except Exception as error:
+            raise refusal(error, "the model loads but cannot run") from error
+        partial = output.with_name(output.name + ".partial")
+        with partial.open("wb") as stream:
+            np.save(stream, values, allow_pickle=False)
+        partial.replace(output)
+        Path(batch["inputs"]).unlink()  # a board has little space
+    return {"schema": SCHEMA, "python": platform.python_version(), "onnxruntime": runtime.__version__}
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:
@@ -390,7 +442,7 @@ def main(job_path: str, result_path: str) -> int:
     """Do the job in one file, write the result to another, and return the exit status."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     try:
-        result, status = measure(job), 0
+        result, status = answer(job) if "answers" in job else measure(job), 0
     except JobError as error:
         result, status = {"schema": SCHEMA, "error": {"kind": error.kind, "message": str(error)}}, 1
     except MemoryError as error:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekd.cli import options
+from edgekd.errors import DeviceError, EdgekdError
+from edgekd.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from edgekd.benchmarking.results import BenchResult
+    from edgekd.progress import Progress
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 
@@ -63,7 +69,9 @@ class Dimension(click.ParamType[tuple[str, int]]):
 
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, type=options.FILE, metavar="MODEL...")
-@click.option("--device", default="local", show_default=True, metavar="NAME")
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME", help="Where to measure; may be repeated.  [default: local]"
+)
 @click.option(
     "--threads", type=Counts(), default=(1,), metavar="N,N", help="Threads to measure with (1 to 256).  [default: 1]"
 )
@@ -74,7 +82,7 @@ class Dimension(click.ParamType[tuple[str, int]]):
 @options.json_file
 def command(
     models: tuple[Path, ...],
-    device: str,
+    devices: tuple[str, ...],
     threads: tuple[int, ...],
     duration: float | None,
     runs: int | None,
@@ -84,27 +92,61 @@ def command(
 ) -> None:
     """Measure latency and memory of models.
 
-    Each model runs in fresh processes, in turn with the others; later ones are compared with the first.
+    Each model runs in fresh processes, in turn with the others; later ones are compared with the first. Several
+    devices measure at the same time; --json FILE.json then writes FILE.NAME.json for each.
     """
     from edgekd.benchmarking.bench import bench
+    from edgekd.benchmarking.parallel import on_devices
     from edgekd.cli import ui
-    from edgekd.doctor import saturation_note
 
     if duration is not None and runs is not None:
         raise click.UsageError("give either --duration or --runs")
-    options.claim({"--json": json_path}, [*models, data])
-    progress = ui.progress()
-    result = bench(
-        models,
-        device=device,
-        threads=threads,
-        duration_s=duration,
-        runs=runs,
-        data=data,
-        dims=dict(dims),
-        progress=progress,
-    )
+
+    def measure(device: str, progress: Progress) -> BenchResult:
+        return bench(
+            models,
+            device=device,
+            threads=threads,
+            duration_s=duration,
+            runs=runs,
+            data=data,
+            dims=dict(dims),
+            progress=progress,
+        )
+
+    names = list(dict.fromkeys(devices)) or ["local"]
+    places = {name: _place(json_path, name, alone=len(names) == 1) for name in names}
+    label = "--json" if len(names) == 1 else "--json for {}"
+    options.claim({label.format(name): place for name, place in places.items()}, [*models, data])
+    if len(names) == 1:
+        _show(measure(names[0], ui.progress()), models, json_path)
+        return
+    failures: list[EdgekdError] = []
+    for name, found in on_devices(names, measure, ui.progress()).items():
+        if isinstance(found, EdgekdError):
+            failures.append(found)
+        else:
+            _show(found, models, places[name])
+    if failures:
+        listed = "\n".join(f"  {failure}" for failure in failures)
+        kind = next((type(failure) for failure in failures if isinstance(failure, DeviceError)), type(failures[0]))
+        raise kind(f"{counted(len(failures), 'device')} of {len(names)} failed:\n{listed}")
+
+
+def _place(json_path: Path | None, device: str, *, alone: bool) -> Path | None:
+    """Return where a device's result goes: the file itself, or one beside it that is named after the device."""
+    from edgekd.artifact import is_stream
+
+    if json_path is None or alone or is_stream(json_path):
+        return json_path
+    return json_path.with_name(f"{json_path.stem}.{device}{json_path.suffix}")
+
+
+def _show(result: BenchResult, models: Sequence[Path], json_path: Path | None) -> None:
+    from edgekd.cli import ui
+    from edgekd.doctor import saturation_note
+
     content = result.to_json()
     options.show_and_write(lambda: ui.bench_table(content), json_path, content)
     for model in models:
-        options.tell(progress, saturation_note(model, content["device"]["target"]))
+        options.tell(ui.progress(), saturation_note(model, content["device"]["target"]))

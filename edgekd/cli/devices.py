@@ -15,9 +15,13 @@ def list_devices() -> None:
     """Show every known device in a line."""
     from edgekd.cli import ui
     from edgekd.devices import list_profiles
+    from edgekd.drivers import device_state
 
-    rows = [(profile.name, profile.driver, profile.target, profile.description) for profile in list_profiles()]
-    ui.table("Devices", ("name", "driver", "target", "what it is"), rows)
+    rows = [
+        (profile.name, profile.driver, profile.target, device_state(profile), profile.description)
+        for profile in list_profiles()
+    ]
+    ui.table("Devices", ("name", "driver", "target", "state", "what it is"), rows)
 
 
 @command.command("show")
@@ -27,7 +31,11 @@ def show(name: str) -> None:
     from edgekd.cli import ui
     from edgekd.devices import load_profile
 
-    ui.facts(load_profile(name).model_dump(mode="json"))
+    shown: dict[str, object] = {}
+    for key, value in load_profile(name).model_dump(mode="json", exclude_none=True).items():
+        inner = {f"{key}.{part}": found for part, found in value.items()} if isinstance(value, dict) else {key: value}
+        shown |= inner
+    ui.facts({key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in shown.items()})
 
 
 @command.command("probe")
@@ -41,4 +49,21 @@ def probe(name: str) -> None:
     from edgekd.drivers import open_driver
 
     with open_driver(load_profile(name)) as driver:
-        ui.facts(asdict(driver.probe()))
+        found = asdict(driver.probe())
+    temperatures = found.pop("temperatures_c")
+    found |= {f"temperature {zone}": f"{degrees:.1f} °C" for zone, degrees in temperatures.items()}
+    ui.facts({key: "unavailable" if value is None else value for key, value in found.items()})
+
+
+@command.command("prepare")
+@click.argument("name")
+def prepare(name: str) -> None:
+    """Bring to a device what later runs need, and keep it there."""
+    from edgekd.cli import ui
+    from edgekd.devices import load_profile
+    from edgekd.drivers import open_driver
+
+    profile = load_profile(name)
+    ui.progress().note(f"prepare {name} ...")
+    with open_driver(profile) as driver:
+        click.echo(driver.install())

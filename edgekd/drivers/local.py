@@ -17,7 +17,7 @@ from edgekd.errors import DeviceError, writing
 from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from edgekd.devices import DeviceProfile
@@ -29,17 +29,27 @@ _BOUND_CHILD = Path(__file__).with_name("bound_child.py")
 class LocalDriver:
     """Runs scripts with this process's own interpreter, in a temporary folder."""
 
+    emulated = False
+    on_this_machine = True
+
     def __init__(self, profile: DeviceProfile) -> None:
         self.name = profile.name
         self._folder: Path | None = None
 
     def __enter__(self) -> Self:
-        self.prepare()
+        try:
+            self.prepare()
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -61,7 +71,22 @@ class LocalDriver:
             with temporary_room():
                 self._folder = Path(tempfile.mkdtemp(prefix="edgekd-"))
 
-    def push(self, source: Path) -> str:
+    def install(self) -> str:
+        """Return that there is nothing to install."""
+        return f"{self.name}: nothing to prepare, {sys.executable} runs edgekd already"
+
+    def interpreter(self) -> list[str]:
+        """Return the beginning of a command that runs a Python script."""
+        # -P: modules beside the script, such as our statistics.py, must not shadow the standard library's.
+        # Not -I: it would also hide packages that were installed with pip --user.
+        return [sys.executable, "-P"]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of a run."""
+        # ORT_DISABLE_TELEMETRY only counts before onnxruntime is imported: the child must be born with it.
+        return {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
+
+    def push(self, source: Path, companions: Sequence[str] = ()) -> str:  # noqa: ARG002
         """Return the file's own absolute path: it is on this machine already, with whatever lies beside it."""
         return str(source.resolve())
 
@@ -71,15 +96,13 @@ class LocalDriver:
         Raises:
             DeviceError: the process cannot be started, was killed or crashed.
         """
-        # -P: modules beside the script, such as our statistics.py, must not shadow the standard library's.
-        # Not -I: it would also hide packages that were installed with pip --user.
-        command = [sys.executable, "-P", script, *arguments]
         log = self.folder / "log.txt"
         with temporary_room(), log.open("wb") as stream:
-            status = _wait(command, self.folder, stream.fileno())
+            command = [*self.interpreter(), script, *arguments]
+            status = _wait(command, self.folder, stream.fileno(), self.environment())
         text = log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_CHARACTERS:].strip()
         if status < 0:
-            raise DeviceError(f"device {self.name}: {_describe_signal(-status)}{text and f'; it said: {text}'}")
+            raise DeviceError(f"device {self.name}: {describe_signal(-status)}{text and f'; it said: {text}'}")
         return Finished(exit_code=status, log=text)
 
     def pull(self, name: str, destination: Path) -> None:
@@ -100,9 +123,7 @@ class LocalDriver:
         return read_facts()
 
 
-def _wait(command: Sequence[str], folder: Path, output: int) -> int:
-    # ORT_DISABLE_TELEMETRY only counts before onnxruntime is imported: the child must be born with it.
-    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
+def _wait(command: Sequence[str], folder: Path, output: int, environment: Mapping[str, str]) -> int:
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", str(_BOUND_CHILD), str(os.getpid()), *command]
     try:
@@ -119,7 +140,8 @@ def _wait(command: Sequence[str], folder: Path, output: int) -> int:
         raise
 
 
-def _describe_signal(number: int) -> str:
+def describe_signal(number: int) -> str:
+    """Return what became of a process that this signal ended."""
     try:
         name = signal.Signals(number).name
     except ValueError:

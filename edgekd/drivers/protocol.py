@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -24,6 +24,8 @@ class Facts:
         governor: The CPU frequency governors in force, such as "performance".
         load_average: Mean number of running tasks over the last minute.
         busy_cpu_s: CPU time that all its processes have used since it started, in seconds.
+        temperatures_c: Degrees Celsius by the name of a thermal zone; empty where there is no sensor.
+        battery_percent: Charge of its battery.
     """
 
     target: str
@@ -32,6 +34,8 @@ class Facts:
     governor: str
     load_average: float | None
     busy_cpu_s: float | None
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
+    battery_percent: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,16 @@ class Driver(Protocol):
     """A way to a device, open within a `with` block: entering prepares it, leaving removes all it put there.
 
     Every method raises `DeviceError` when the device cannot be reached or fails.
+
+    Attributes:
+        name: The profile's.
+        emulated: It gives the device's answers; its times and its memory are the emulator's and never shown.
+        on_this_machine: It reads this machine's files where they are, and its work takes this machine's CPU.
     """
+
+    name: str
+    emulated: bool
+    on_this_machine: bool
 
     def __enter__(self) -> Self:
         """Prepare the device."""
@@ -59,8 +72,16 @@ class Driver(Protocol):
     def prepare(self) -> None:
         """Make a private folder on the device, and bring there what Python needs to run onnxruntime."""
 
-    def push(self, source: Path) -> str:
-        """Bring a file to the device and return where it is there. A file that is there already may stay."""
+    def install(self) -> str:
+        """Keep on the device what `prepare` would otherwise bring there each time; return in words where it is."""
+
+    def push(self, source: Path, companions: Sequence[str] = ()) -> str:
+        """Bring a file to the device and return where it is there. A file that is there already may stay.
+
+        Args:
+            source: The file.
+            companions: Files it needs beside it, by their names in its folder, such as a model's weights.
+        """
 
     def run(self, script: str, arguments: Sequence[str]) -> Finished:
         """Run a pushed Python script in the private folder until it ends.

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgekd.benchmarking.comparison import compare, independent_ratio
-from edgekd.benchmarking.conditions import Conditions
+from edgekd.benchmarking.conditions import EMULATED, Conditions
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
 from edgekd.cli.compare import command
 from edgekd.errors import DataError, GateError, UsageError
@@ -173,3 +173,10 @@ def test_equal_results_of_many_blocks(tmp_path: Path) -> None:
     (change,) = compare(base, base).models
     assert change.latency is not None
     assert (change.latency.ratio, change.latency.verdict) == (1.0, "none")
+
+
+def test_an_emulated_device_has_nothing_to_compare(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.json", model(QUIET))
+    new = write(tmp_path / "new.json", model([]), verdict=EMULATED)
+    with pytest.raises(UsageError, match=r"new\.json: local is emulated, so nothing was measured"):
+        compare(base, new)

@@ -35,6 +35,7 @@ def job_for(model: Path, **changes: Any) -> dict[str, Any]:
         "runs": 20,
         "duration_s": 0.0,
         "rehearsal": False,
+        "journal": None,
     } | changes
 
 
@@ -264,6 +265,20 @@ def test_damaged_data(tmp_path: Path, damage: str) -> None:
 def test_timed_runs_go_on_until_both_limits_are_reached() -> None:
     assert len(runner.time_runs(lambda: None, 13, 0.0)) == 13
     assert len(runner.time_runs(lambda: None, 1, 0.01)) > 1
+
+
+def test_timed_runs_are_kept_while_they_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = tmp_path / "samples.jsonl"
+    seen: list[int] = []
+
+    def inference() -> None:
+        seen.append(len(journal.read_text().splitlines()) if journal.exists() else 0)
+
+    monkeypatch.setattr(runner, "JOURNAL_EVERY_S", 0.005)
+    samples = runner.time_runs(inference, 3, 0.05, str(journal))
+    lines = [json.loads(line)["samples_ms"] for line in journal.read_text().splitlines()]
+    assert [value for line in lines for value in line] == [nanoseconds / 1e6 for nanoseconds in samples]
+    assert max(seen) >= 2
 
 
 @pytest.fixture

@@ -307,7 +307,11 @@ def test_recipes_are_made_and_checked(line: Line, tmp_path: Path) -> None:
 def test_devices_are_listed_and_shown(line: Line) -> None:
     assert "local" in line("devices", "list")
     assert "driver" in line("devices", "show", "local")
-    assert "cpu_model" in line("devices", "probe", "local")
+    assert "hardware.cores      4x Cortex-A76 2.4 GHz, 4x Cortex-A55 1.8 GHz" in line("devices", "show", "rock-5b")
+    probed = line("devices", "probe", "local")
+    assert "cpu_model" in probed
+    assert "None" not in probed
+    assert "nothing to prepare" in line("devices", "prepare", "local")
 
 
 BLOCKED = ("torch", "onnxscript", "safetensors", "sklearn", "accelerate", "optuna")

@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def needed() -> Callable[[str, Path], Path]:
-    """Give the path of real data, or skip; fail if `EDGEKD_REQUIRE` (comma separated) names it."""
-
-    def find(name: str, path: Path) -> Path:
-        if not path.exists():
-            required = name in os.environ.get("EDGEKD_REQUIRE", "").split(",")
-            (pytest.fail if required else pytest.skip)(f"the data {name!r} is not here: no {path}")
-        return path
-
-    return find
-
-
-@pytest.fixture(scope="session")
 def fashion_mnist(needed: Callable[[str, Path], Path]) -> Path:
     folder = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
     return needed("fashion-mnist", folder)

@@ -205,8 +205,13 @@ def test_facts_of_a_board(tmp_path: Path) -> None:
             cpufreq.format(0): "ondemand\n",
             cpufreq.format(1): "performance\n",
             cpufreq.format(10): "ondemand\n",
+            "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+            "sys/class/thermal/thermal_zone0/temp": "48312\n",
+            "sys/class/thermal/thermal_zone1/temp": "switched off\n",
+            "sys/class/thermal/thermal_zone12/temp": "-5000\n",
         },
     )
+    assert facts.temperatures_c == {"cpu-thermal 0": 48.312, "zone 12": -5.0}
     assert facts.cpu_model == "Raspberry Pi 5 Model B Rev 1.0"
     assert facts.governor == "ondemand, performance"
     assert facts.busy_cpu_s == pytest.approx((100 + 20 + 30 + 5 + 6 + 7) / os.sysconf("SC_CLK_TCK"))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd.artifact import sha256_file
+from edgekd.benchmarking.answers import device_answers
+from edgekd.benchmarking.results import read_result
+from edgekd.cli import main
+from edgekd.devices import load_profile
+from edgekd.drivers import device_state, open_driver, qemu
+from edgekd.errors import DeviceError
+from edgekd.evaluation import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.xdist_group("qemu")  # one worker makes the sysroot, and the cores are few
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def emulator(needed: Callable[[str, Path], Path]) -> Path:
+    return needed("qemu", Path("/usr/bin/qemu-aarch64-static"))
+
+
+def saturating_model(path: Path) -> Path:
+    """u8 x s8 whose adjacent products exceed int16: x86 without VNNI answers wrong, ARM does not."""
+    weights = numpy_helper.from_array(np.full((8, 4), 127, np.int8) * np.array([1, -1, 1, -1], np.int8), "w")
+    x = helper.make_tensor_value_info("file", TensorProto.UINT8, ["n", 8])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, ["n", 4])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["file", "w"], ["y"])], "g", [x], [y], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["qemu-cortex-a53", "qemu-cortex-a76", "qemu-max-i8mm"])
+def test_a_core_answers_as_its_kernels_do(tmp_path: Path, emulator: Path, name: str) -> None:
+    model = saturating_model(tmp_path / "m.onnx")
+    rows = np.full((3, 8), 255, np.uint8)
+    rows[1] = 7
+    with open_driver(load_profile(name)) as driver:
+        facts = driver.probe()
+        batches = [({"file": rows}, 3), ({"file": rows[:1]}, 1)]
+        answers = list(device_answers(driver, model, sha256_file(model), batches))
+    assert facts.target == load_profile(name).target
+    assert "emulated by qemu" in facts.cpu_model
+    expected = rows.astype(np.int32).sum(1, keepdims=True) * np.array([127, -127, 127, -127])
+    np.testing.assert_array_equal(answers[0][0], expected)
+    np.testing.assert_array_equal(answers[1][0], expected[:1])
+    assert [count for _, count in answers] == [3, 1]
+
+
+def test_evaluate_and_bench_on_a_core(
+    tmp_path: Path,
+    emulator: Path,
+    make_conv_net: Callable[..., onnx.ModelProto],
+    images: np.ndarray,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(batch=3), model)
+    result = evaluate(model, {"input": images[:4]}, reference=model, device="qemu-cortex-a76")
+    assert (result.device, result.samples, result.agreement) == ("qemu-cortex-a76", 4, 1.0)
+    assert result.sqnr_db is not None
+    assert result.sqnr_db > 60  # float32 sums in another order
+
+    with pytest.raises(SystemExit) as end:
+        main(["bench", str(model), "--device", "qemu-cortex-a76", "--json", str(tmp_path / "b.json")])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "only answers count; times and memory would be the emulator's" in shown
+    assert " ms" not in shown
+    assert " MB" not in shown
+    content = json.loads((tmp_path / "b.json").read_text())
+    (found,) = content["models"]
+    assert found["latency_ms"] is None
+    assert found["memory_bytes"] is None
+    assert {key for key, value in found.items() if value is not None} <= {
+        *("path", "sha256", "threads", "inputs", "repetitions"),
+    }
+    assert found["inputs"]["input"]["shape"] == [3, 3, 8, 8]
+    assert read_result(tmp_path / "b.json").device.target == "arm64-dotprod"
+
+
+def test_a_killed_process_and_a_clean_environment(
+    tmp_path: Path, emulator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "decoy.py").touch()
+    script = tmp_path / "script.py"
+    with open_driver(load_profile("qemu-cortex-a53")) as driver:
+        script.write_text(
+            "import platform, sys, os\nassert platform.machine() == 'aarch64'\n"
+            "try:\n    import decoy\nexcept ImportError:\n    print('clean', os.environ['ORT_DISABLE_TELEMETRY'])\n"
+        )
+        assert driver.run(driver.push(script), []).log == "clean 1"
+        script.write_text("import os\nos.kill(os.getpid(), 9)")
+        with pytest.raises(DeviceError, match=r"device qemu-cortex-a53: .*ran out of memory"):
+            driver.run(driver.push(script), [])
+
+
+def test_an_emulator_that_lacks_what_the_profile_says(
+    tmp_path: Path, emulator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path))
+    (tmp_path / "odd.toml").write_text(
+        'description = "x"\ndriver = "qemu"\ntarget = "arm64-i8mm"\n[qemu]\ncpu = "cortex-a53"\npart = "0xd03"\n'
+    )
+    with (
+        pytest.raises(
+            DeviceError, match="device odd: this emulator's cortex-a53 is arm64, the profile says arm64-i8mm"
+        ),
+        open_driver(load_profile("odd")),
+    ):
+        pass
+    (tmp_path / "odd.toml").write_text(
+        'description = "x"\ndriver = "qemu"\n[qemu]\ncpu = "cortex-z9"\npart = "0xd03"\n'
+    )
+    with (
+        pytest.raises(DeviceError, match=r"device odd: Python does not start in the emulator; it said: .*cortex-z9"),
+        open_driver(load_profile("odd")),
+    ):
+        pass
+
+
+def test_no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with (
+        pytest.raises(DeviceError, match="qemu-aarch64-static is not here; on Debian: apt-get install"),
+        open_driver(load_profile("qemu-cortex-a76")),
+    ):
+        pass
+
+
+def test_whether_a_core_is_offered(tmp_path: Path, emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path))
+    (tmp_path / "odd.toml").write_text(
+        'description = "x"\ndriver = "qemu"\ntarget = "arm64-i8mm"\n[qemu]\ncpu = "cortex-a53"\npart = "0xd03"\n'
+    )
+    with open_driver(load_profile("qemu-max-i8mm")) as driver:  # the sysroot is there
+        assert "qemu-max-i8mm: ready" in driver.install()
+    assert device_state(load_profile("qemu-max-i8mm")) == "ready"
+    assert device_state(load_profile("odd")) == "not offered: this emulator lacks it"
+    assert (device_state(load_profile("local")), device_state(load_profile("rock-5b"))) == ("ready", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert device_state(load_profile("qemu-max-i8mm")) == "to be prepared"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert device_state(load_profile("qemu-max-i8mm")) == "needs qemu-aarch64-static"
+
+
+def test_features_are_named_as_the_kernel_names_them() -> None:
+    assert qemu.features(0b11, 1 << 13) == ("fp", "asimd", "i8mm")
+    assert qemu.features(1 << 20, 0) == ("asimddp",)
+    text = qemu.cpuinfo("0xd0b", ("fp", "asimd"))
+    assert "Features\t: fp asimd\n" in text
+    assert "CPU part\t: 0xd0b\n" in text
+    assert text.endswith("\n\n")
+
+
+def test_the_cores_of_the_profiles_are_those_of_the_emulator(emulator: Path) -> None:
+    listed = subprocess.run([emulator, "-cpu", "help"], capture_output=True, text=True, check=False)
+    known = set(listed.stdout.split())
+    assert {load_profile(name).qemu.cpu for name in ("qemu-cortex-a53", "qemu-cortex-a76")} <= known  # type: ignore[union-attr]
