@@ -402,7 +402,7 @@ def test_zero_points_change_nothing() -> None:
         ("MatMul", pair_weights().T.copy(), x),
         ("Conv", pair_weights().reshape(8, 1, 3, 3), x),
     ):
-        data = stored if op == "MatMul" else given.reshape(2, 1, 3, 3)
+        data = stored if op == "MatMul" else stored.reshape(2, 1, 3, 3)
         model = qdq(op, weights, data)
         replace(model, wzero=np.int8(3), xzero=np.uint8(7))
         sums = exact_sums(x.astype(np.int64) - 7, pair_weights().astype(np.int64) - 3)
