@@ -120,12 +120,12 @@ def kill_when(command: list[str], folder: Path, line: str, delay_s: float) -> No
     "kills",
     [
         [
-            ("train the teacher ...", 0.3),
-            ("train the teacher", 0.1),
-            ("train the control", 0.2),
+            ("train the teacher ...", 0.05),
+            ("train the teacher", 0),
+            ("train the control", 0.05),
             ("export: teacher", 0),
         ],
-        [("distil the student ...", 0.1), ("distil the student", 0.2), ("export: student", 1.0), ("bench ...", 0.2)],
+        [("distil the student ...", 0.05), ("distil the student", 0), ("export: student", 1.0), ("bench ...", 0.2)],
     ],
     ids=["training", "later"],
 )
@@ -142,6 +142,26 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     edgekd("run", recipe, "-o", "killed")
     assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
     assert not list((tmp_path / "killed").rglob(".partial-*"))
+
+
+def test_a_killed_cache_is_filled_to_the_same_bytes_and_the_student_learns_the_same(
+    recipe: Path, edgekd: Callable[..., Any], command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    settings = ("--set", "distill.cache={views = 60}", "--set", "distill.control=false")
+    edgekd("distill", recipe, "-o", "undisturbed", *settings)
+    for delay_s in (0.02, 0.1):
+        kill_when(command("distill", recipe, "-o", "killed", *settings), tmp_path, "ask the teacher ...", delay_s)
+    assert not (tmp_path / "killed" / "student.safetensors").exists()
+    edgekd("distill", recipe, "-o", "killed", *settings)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
+    answers = [
+        {path.name: path.read_bytes() for path in (tmp_path / run / "answers").iterdir()}
+        for run in ("killed", "undisturbed")
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 61
+    again = edgekd("distill", recipe, "-o", "killed", *settings, "--set", "distill.temperature=2.0")
+    assert "the teacher does not run" in again.stderr
 
 
 def test_a_file_changed_by_hand_is_made_again(recipe: Path, edgekd: Callable[..., Any], tmp_path: Path) -> None:
