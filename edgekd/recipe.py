@@ -266,6 +266,9 @@ class QuantizeSettings(Settings):
     """The scale of every channel of weights: the one that clips none, or that of least squared error."""
     equalisation: bool = True
     """Scale channels between layers to like widths first (arXiv:1906.04721)."""
+    smoothing: bool = True
+    """Scale the inputs of matrix products where a few channels dwarf the others, as in transformers
+    (arXiv:2211.10438)."""
     max_drop: float | None = Field(default=None, ge=0, le=1)
     """The gate: how much test accuracy the INT8 file may lose against the fp32 one. Layers stay in fp32, as few as
     can be, where the validation split would lose more. None: no gate."""

@@ -49,6 +49,12 @@ METHOD_OPTIONS = (
         show_default=True,
         help="Scale channels between layers to like widths first.",
     ),
+    click.option(
+        "--smoothing/--no-smoothing",
+        default=True,
+        show_default=True,
+        help="Scale inputs of matrix products in which a few channels dwarf the others (transformers).",
+    ),
 )
 
 

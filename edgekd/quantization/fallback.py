@@ -4,6 +4,12 @@ A value is worth 8 bits where an integer layer reads or makes it. Between layers
 pooling) runs in integers if what it reads comes from integer layers; what comes from a layer in fp32, or straight
 from the model's inputs, would have to be rounded first, and so stays in fp32 until a layer needs it. That keeps
 normalising an image inside the model exact, and an attention mask of -1e9 out of any range.
+
+A MatMul is an integer layer whose output is float32 for nothing: its kernel (MatMulIntegerToFloat) scales the sums at
+once. So what follows it stays in fp32 too, up to the next layer. In a transformer that leaves 8 bits to the products
+with weights, and keeps them from residual sums, attention masks, LayerNormalization and GELU, which do not survive
+them. Products of two activations stay in fp32: both would have to be rounded first, and uint8 times uint8 is slow
+on x86.
 """
 
 from __future__ import annotations
@@ -34,33 +40,42 @@ _PROBABILITIES: Final = ("Sigmoid", "Softmax")
 def fp32_nodes(model: onnx.ModelProto, layers: Collection[str] = ()) -> tuple[str, ...]:
     """Return the names of the nodes to leave in fp32, in the order of the graph.
 
-    They are the named layers; operations that read a float32 value which comes from one of them, or from an input,
-    with no integer layer in between; and a Softmax or Sigmoid that gives an output of the model, whose small
-    probabilities 8 bits would round to ties.
+    They are the named layers; products of two activations; operations that read a float32 value which comes from a
+    MatMul, from one of the named layers, or from an input, with no other integer layer in between; and a Softmax or
+    Sigmoid that gives an output of the model, whose small probabilities 8 bits would round to ties.
 
     Args:
         model: In fp32, nodes sorted and named, types of all values known.
         layers: Names of Conv, Gemm and MatMul nodes.
     """
+    return _split(model, layers)[0]
+
+
+def fp32_values(model: onnx.ModelProto, layers: Collection[str] = ()) -> set[str]:
+    """Return the names of the values that stay float32 until a layer reads them; see `fp32_nodes`."""
+    return _split(model, layers)[1]
+
+
+def _split(model: onnx.ModelProto, layers: Collection[str]) -> tuple[tuple[str, ...], set[str]]:
     graph = model.graph
     known = [*graph.input, *graph.value_info, *graph.output]
     floats = {value.name for value in known if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
-    exact = {value.name for value in graph.input} - constants  # values that no integer layer has rounded
+    exact = {value.name for value in graph.input} - constants  # values that nothing has rounded since a float kernel
     left = []
     for node in graph.node:
         read = {name for name in node.input if name} - constants
         if node.op_type in OPERATORS:
-            stays = node.name in layers
+            stays = node.name in layers or (node.op_type == "MatMul" and len(read) > 1)
         else:
             ends = node.op_type in _PROBABILITIES and node.output[0] in outputs
             stays = ends or bool(read & exact & floats)
         if stays:
             left.append(node.name)
-        if stays or (node.op_type not in OPERATORS and read and read <= exact):
+        if stays or node.op_type == "MatMul" or (node.op_type not in OPERATORS and read and read <= exact):
             exact |= set(node.output)
-    return tuple(left)
+    return tuple(left), exact & floats
 
 
 def keep_in_fp32(model: onnx.ModelProto, names: Collection[str]) -> None:

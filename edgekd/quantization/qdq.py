@@ -15,6 +15,7 @@ from edgekd.graph.traces import strip_traces
 from edgekd.graph.unused import drop_unread_conversions, drop_unused_initializers
 from edgekd.quantization.fallback import INTEGER_OPERATORS, fp32_nodes, keep_in_fp32
 from edgekd.quantization.layers import OPERATORS
+from edgekd.quantization.tables import quantize_tables, table_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,8 +39,10 @@ def to_qdq(model: onnx.ModelProto, ranges: Ranges, target: Target, fp32: Collect
     Ensures: weights of the other layers stored in 8 bits; nodes sorted; `ir_version <= 10`; no exporter traces.
     """
     left = fp32_nodes(model, fp32)
-    quantized = _quantized(model, ranges, target, left)
+    lookups = table_lookups(model)
+    quantized = _quantized(model, ranges, target, {*left, *lookups})
     sort_nodes(quantized)
+    quantize_tables(quantized, lookups)
     keep_in_fp32(quantized, left)
     integers = {node.name for node in quantized.graph.node if node.op_type in INTEGER_OPERATORS} - set(left)
     activations = removed_activations(model, quantized)

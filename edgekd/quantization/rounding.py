@@ -8,6 +8,11 @@ layer's output changes least.
 Ours is the pair constraint inside. Where a kernel sums neighbouring products in 16 bits, the second weight of a pair
 is rounded to the nearest integer that keeps the pair safe, and what that costs is spread like any rounding error.
 So a scale can be smaller than rounding alone would allow.
+
+How far to trust X^T X: errors are spread onto columns whose inputs were small on the calibration samples. Behind a
+GELU a channel can be silent in nearly all sentences and large in one. Of 600 sentences that did not calibrate,
+MiniLM's worst had a cosine to fp32 of 0.950 with a damping of 0.01, 0.828 with 0.1, 0.991 with 0.5 or 2, and 0.990
+with rounding to nearest (256 sentences calibrated). MatMuls therefore take 1, between the two that served.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DAMPING = 0.01  # of the mean diagonal, added to it: GPTQ's
+DAMPING_OF_PRODUCTS = 1.0  # for MatMuls: what a transformer's rare channels are worth, few samples show
 
 
 def round_with_feedback(

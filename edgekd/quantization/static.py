@@ -1,12 +1,12 @@
 """Static INT8: weights and activations quantized once, from calibration data, for a target.
 
 The way of a model: constants and batch normalisation are folded, and operators rewritten into such as have integer
-kernels; calibration samples set the range of every activation and the moments of every layer's input; onnxruntime's
-quantizer writes the QDQ form; then the weights are replaced by better ones: scales at which no pair of products can
-saturate where the target sums pairs in 16 bits (`weights.py`), integers rounded with the errors in view
-(`rounding.py`), biases that make good what is left of the mean error (`correction.py`). Where accuracy drops too far,
-layers stay in fp32 (`sensitivity.py`). A certificate says whether the file can saturate (`saturation.py`), an audit
-what of it runs in integers (`audit.py`).
+kernels; channels of like width are made of unlike ones (`equalisation.py`, `smoothing.py`); calibration samples set
+the range of every activation and the moments of every layer's input; onnxruntime's quantizer writes the QDQ form;
+then the weights are replaced by better ones: scales at which no pair of products can saturate where the target sums
+pairs in 16 bits (`weights.py`), integers rounded with the errors in view (`rounding.py`), biases that make good what
+is left of the mean error (`correction.py`). Where accuracy drops too far, layers stay in fp32 (`sensitivity.py`). A
+certificate says whether the file can saturate (`saturation.py`), an audit what of it runs in integers (`audit.py`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from edgekd.quantization.job import Job
 from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
 from edgekd.quantization.qdq import fp32_layers, to_qdq
-from edgekd.quantization.rounding import round_with_feedback
+from edgekd.quantization.rounding import DAMPING, DAMPING_OF_PRODUCTS, round_with_feedback
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
+from edgekd.quantization.smoothing import smooth
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
@@ -63,6 +64,8 @@ class Method:
             `"nearest"`; with `"gptq"`, which makes good most of what a coarse scale costs, 0.1 dB for AVX2, and
             between -0.2 and 0.2 dB on small students.
         equalisation: Whether channels between layers are scaled to like widths first; see `equalisation.py`.
+        smoothing: Whether inputs of MatMuls are scaled, and their weights inversely, where a few channels are much
+            larger than the others, as in transformers; see `smoothing.py`.
     """
 
     rounding: Rounding = "gptq"
@@ -70,6 +73,7 @@ class Method:
     ranges: RangeMethod = "mse"
     weight_ranges: WeightRanges = "mse"
     equalisation: bool = True
+    smoothing: bool = True
 
     @property
     def needs_moments(self) -> bool:
@@ -109,15 +113,16 @@ class Quantization(Job):
         self._model = make_fusible(self._folded)
         self._require_same_answers()
         batch_size = batch_size_for(self._data)
-        if self._method.equalisation:
-            equalise(
-                self._model,
-                self._data,
-                name=self._name,
-                limit=samples,
-                batch_size=batch_size,
-                progress=self._progress,
-            )
+        for wanted, scale in ((self._method.equalisation, equalise), (self._method.smoothing, smooth)):
+            if wanted:
+                scale(
+                    self._model,
+                    self._data,
+                    name=self._name,
+                    limit=samples,
+                    batch_size=batch_size,
+                    progress=self._progress,
+                )
         self._ranges = calibrate(
             self._model,
             self._data,
@@ -248,6 +253,7 @@ class Quantization(Job):
                 chosen.scales.reshape(layer.groups, -1),
                 moments.square / moments.count,
                 pairs=target.pairs_saturate and not layer.layout.depthwise,
+                damping=DAMPING_OF_PRODUCTS if layer.op_type == "MatMul" else DAMPING,
             )
             chosen = replace(chosen, values=layer.layout.unview(values.reshape(-1, layer.layout.length)))
         if not self._method.bias_correction or moments is None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from edgekd import quantize
 from edgekd.quantization.costs import Cost, layer_costs
-from edgekd.quantization.fallback import fp32_nodes
+from edgekd.quantization.fallback import fp32_nodes, fp32_values
 from edgekd.quantization.sensitivity import (
     GIVEN_BACK,
     Attempt,
@@ -273,8 +273,26 @@ def around() -> onnx.ModelProto:
 def test_what_no_integer_layer_has_rounded_stays_in_fp32(around: onnx.ModelProto) -> None:
     """Normalising and embedding before the first layer, an attention mask and what it is added to, probabilities."""
     left = fp32_nodes(around)
-    assert left == ("normalise", "embedded", "axis", "mask", "masked", "soft", "ends")
+    assert left == ("normalise", "embedded", "scores", "axis", "mask", "masked", "soft", "ends")
 
 
-def test_what_reads_a_layer_in_fp32_stays_there_too(around: onnx.ModelProto) -> None:
-    assert set(fp32_nodes(around, {"first"})) - set(fp32_nodes(around)) == {"first", "scores"}
+def test_what_follows_a_matmul_or_multiplies_two_activations_stays_in_fp32() -> None:
+    """A transformer's attention: only the products with weights are integer layers."""
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 18]>
+        g (float[N, 4, 4] x) => (float[N, 4, 4] y) <float[4, 4] v = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7},
+        float[4, 4] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7}> {
+            [query] q = MatMul(x, w)
+            [turn] t = Transpose <perm = [0, 2, 1]> (q)
+            [attend] a = MatMul(q, t)
+            [out] o = MatMul(a, v)
+            [residual] y = Add(o, q)
+        }""")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    assert fp32_nodes(inferred) == ("turn", "attend", "residual")
+    assert fp32_values(inferred) == {"x", "q", "t", "a", "o", "y"}
+
+
+def test_what_reads_a_layer_in_fp32_stays_there_too(make_conv_net: Callable[..., onnx.ModelProto]) -> None:
+    model = onnx.shape_inference.infer_shapes(make_conv_net(), strict_mode=True, data_prop=True)
+    assert fp32_nodes(model) == ()
+    assert fp32_nodes(model, {"conv1"}) == ("conv1", "relu1", "add", "relu2", "pool", "flatten")
