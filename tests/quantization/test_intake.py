@@ -66,7 +66,8 @@ def require_near(model: onnx.ModelProto, inputs: np.ndarray, layers: int) -> onn
     assert result.evaluation.sqnr_db is not None
     assert result.evaluation.sqnr_db > 25
     assert result.fp32_layers == ()
-    assert sum(result.audit.quantized.get(kind, 0) for kind in ("QLinearConv", "QGemm", "QLinearMatMul")) == layers
+    kernels = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+    assert sum(result.audit.quantized.get(kind, 0) for kind in kernels) == layers
     return onnx.load_from_string(result.content)
 
 

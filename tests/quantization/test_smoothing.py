@@ -7,12 +7,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgekd import quantize
 from edgekd.data import ArraySamples
 from edgekd.graph.names import name_nodes
 from edgekd.quantization.layers import find_layers
 from edgekd.quantization.smoothing import STRENGTHS, Inputs, apply_scales, choose_scales, output_error, smooth
 from edgekd.quantization.smoothing import smoothing_scales as scales_of
-from edgekd.quantization.static import Method, quantize
+from edgekd.quantization.static import Method
 from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
