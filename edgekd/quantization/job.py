@@ -139,6 +139,7 @@ class Job(ABC):
         samples: int = 0,
         synthetic: bool = False,
         search: Search | None = None,
+        layer_sqnr_db: Mapping[str, float | None] | None = None,
     ) -> Quantized:
         """Return what is known of a file, and measure it if that was asked for.
 
@@ -152,6 +153,7 @@ class Job(ABC):
             samples: Calibration samples used.
             synthetic: Whether they were made up.
             search: How layers to keep in fp32 were searched for.
+            layer_sqnr_db: What rounding the weights leaves of each layer's output.
         """
         model = onnx.load_from_string(content)
         measured_with = None
@@ -170,6 +172,7 @@ class Job(ABC):
             evaluation=evaluation,
             max_drop=self._max_drop,
             search=search,
+            layer_sqnr_db=layer_sqnr_db or {},
         )
 
     def _speed(self, content: bytes, target: Target, path: str, samples: Samples) -> Speed | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Quantized:
         max_drop: The gate, or None.
         search: How layers to keep in fp32 were searched for; None where none had to be.
         synthetic: Whether the calibration samples were made up, for want of data.
+        layer_sqnr_db: Of layers with weights of our choosing, in the order of the graph: the ratio of the output to
+            the error that rounding the weights leaves in it, in dB (`noise.py`); None where there is none.
     """
 
     content: bytes
@@ -50,6 +52,7 @@ class Quantized:
     max_drop: float | None = None
     search: Search | None = None
     synthetic: bool = False
+    layer_sqnr_db: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def gate_met(self) -> bool | None:
@@ -64,6 +67,7 @@ class Quantized:
             "schema": SCHEMA,
             "target": self.target.name,
             "effective": dict(self.effective),
+            "layers": [{"layer": name, "sqnr_db": _rounded(value)} for name, value in self.layer_sqnr_db.items()],
             "fp32_layers": list(self.fp32_layers),
             "fp32_reason": None if self.search is None else self.search.reason,
             "mixed_precision": None if self.search is None else self.search.to_json(),
@@ -78,3 +82,7 @@ class Quantized:
             "gate": {"max_drop": self.max_drop, "met": self.gate_met},
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
+
+
+def _rounded(value_db: float | None) -> float | None:
+    return None if value_db is None else round(value_db, 2)

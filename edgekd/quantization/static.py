@@ -29,6 +29,7 @@ from edgekd.quantization.equalisation import equalise
 from edgekd.quantization.job import Job
 from edgekd.quantization.layers import OPERATORS, Layer, QdqWeights, add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments
+from edgekd.quantization.noise import weight_sqnr_db
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import DAMPING, DAMPING_OF_PRODUCTS, round_with_feedback
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
@@ -183,6 +184,7 @@ class Quantization(Job):
             synthetic=self._synthetic,
             samples=self._samples,
             search=search,
+            layer_sqnr_db=self._layer_sqnr_db(target, content),
         )
 
     def _content(self, target: Target, fp32: Collection[str], progress: Progress) -> bytes:
@@ -259,6 +261,16 @@ class Quantization(Job):
         if not self._method.bias_correction or moments is None:
             return chosen, layer.bias_values
         return chosen, corrected_bias(layer, chosen, moments, input_scale)
+
+    def _layer_sqnr_db(self, target: Target, content: bytes) -> dict[str, float | None]:
+        """Return what rounding its weights leaves of each INT8 layer's output, in the order of the graph."""
+        weights = QdqWeights(onnx.load_from_string(content))
+        found = {}
+        for layer in self._layers:
+            if weights.holds(layer):
+                chosen, _ = self._chosen[layer.name, target.name, weights.input_scale(layer)]
+                found[layer.name] = weight_sqnr_db(layer, chosen, self._moments.get(layer.name))
+        return found
 
     def _require_same_answers(self) -> None:
         """Refuse a model that answers otherwise since it was prepared (a later opset, folding), by one sample."""
