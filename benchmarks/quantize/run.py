@@ -4,7 +4,7 @@
     EDGEKD_DATA=FOLDER python benchmarks/quantize/run.py
 
 FOLDER holds imagenet-sample.tar: 500 labelled ImageNet images, 125 of which calibrate and 375 judge. Writes
-results.json beside this file and prints the table of the README.
+results-<instruction set>.json beside this file and prints the table of the README.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
         write_json(
-            HERE / "results.json",
+            HERE / f"results-{detect_host().name}.json",
             {
                 "schema": "edgekd.benchmark/1",
                 "study": "quantize",
