@@ -21,8 +21,9 @@ from onnx import helper, numpy_helper
 from edgekd.artifact import Origin, find, indented_json, store
 from edgekd.errors import ModelError, UsageError
 from edgekd.progress import SILENT, Progress
-from edgekd.quantization.histograms import FETCHED_BYTES, collect_histograms, share_out
+from edgekd.quantization.histograms import collect_histograms
 from edgekd.quantization.ranges import STEPS, Range, entropy_range, integer_grid, mse_range, percentile_range
+from edgekd.quantization.watching import FETCHED_BYTES, share_out, without_outputs
 from edgekd.runtime import feed, open_model
 from edgekd.text import nearest
 
@@ -190,9 +191,7 @@ def _with_reductions(model: onnx.ModelProto, names: Sequence[str]) -> onnx.Model
     ReduceMin and ReduceMax of onnxruntime pass over most NaN (measured with 1.32: 190 of 250), so that x - x, which
     is 0 unless x is NaN or infinite, is summed beside them.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
+    watched = without_outputs(model)
     for tensor in names:
         least, most, finite = (_PREFIX + kind + tensor for kind in _REDUCTIONS)
         nothing = finite + ".terms"
@@ -261,9 +260,7 @@ class _Trials:
     """A model with copies of the nodes that read a tensor, which see it quantized, and the errors that they make."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        del self.model.graph.output[:]
+        self.model = without_outputs(model)
         self._floats = set(activations(model))
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:

@@ -35,6 +35,7 @@ from onnx import helper, numpy_helper
 
 from edgekd.progress import SILENT, Progress
 from edgekd.quantization.layers import Layer, find_layers
+from edgekd.quantization.watching import without_outputs
 from edgekd.runtime import feed, open_model
 
 if TYPE_CHECKING:
@@ -206,9 +207,7 @@ def _largest_magnitudes(
     progress: Progress,
 ) -> dict[str, NDArray[np.float64]]:
     """Return the largest magnitude of each channel between the pairs, `(channels,)`, over the samples."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
+    watched = without_outputs(model)
     names = [pair.between for pair in pairs]
     for pair in pairs:
         steps = ["Abs", "GlobalMaxPool"] if pair.first.op_type == "Conv" else ["Abs"]

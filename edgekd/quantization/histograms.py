@@ -10,23 +10,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import feed, fixed_batch, open_model
+from edgekd.quantization.watching import FETCHED_BYTES, share_out, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
+    import onnx
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
 
 BINS: Final = 8192  # of one histogram: 32 for each of the 256 steps that 8 bits have
-FETCHED_BYTES: Final = 64 << 20  # of activations that one run of a model may leave in memory
 _AT_ONCE: Final = 1 << 15  # values binned at a time: their intermediates stay in the cache
-_SIZE = "edgekd.size."
 
 
 @dataclass(kw_only=True, eq=False)
@@ -121,78 +118,8 @@ def collect_histograms(
     rows, groups = share_out(model, list(ranges), samples, name, batch_size, most_bytes)
     with progress.task("histograms", min(len(samples), limit or len(samples)) * len(groups)) as task:
         for group in groups:
-            watched = open_model(with_outputs(model, group).SerializeToString(), name=name)
-            made = [tensor for tensor in group if tensor not in {spec.name for spec in watched.inputs}]
-            for feeds, count in feed(watched, samples, rows, limit):
-                found = dict(zip(made, watched.run(feeds, made), strict=True)) | feeds
+            for found, count in watch(model, group, samples, name=name, batch_size=rows, limit=limit):
                 for tensor in group:
-                    histograms[tensor].add(_without_padding(found.pop(tensor), count, fixed_batch(watched)))
+                    histograms[tensor].add(found.pop(tensor))
                 task.advance(count)
     return histograms
-
-
-def share_out(
-    model: onnx.ModelProto, tensors: Sequence[str], samples: Samples, name: str, batch_size: int, most_bytes: int
-) -> tuple[int, list[list[str]]]:
-    """Return how many samples to take at a time, and which tensors together, so that they fit in `most_bytes`.
-
-    Args:
-        model: With shapes and types inferred.
-        tensors: Names of float32 tensors, in the order of the graph.
-        samples: Whose first one is run, to learn how large the tensors are.
-        name: What messages call the model.
-        batch_size: At most so many samples at a time, where the model leaves it open.
-        most_bytes: The bound. A larger tensor is alone in its group.
-
-    Returns:
-        The number of samples, and the groups; there is more than one only if not even one sample fits.
-    """
-    measured = onnx.ModelProto()
-    measured.CopyFrom(model)
-    outputs = [_SIZE + tensor for tensor in tensors]
-    for tensor, output in zip(tensors, outputs, strict=True):
-        measured.graph.node.append(helper.make_node("Size", [tensor], [output]))
-        measured.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.INT64, []))
-    opened = open_model(measured.SerializeToString(), name=name)
-    feeds, _ = next(feed(opened, samples, 1, 1))
-    sizes = [4 * int(size.item()) for size in opened.run(feeds, outputs)]
-    rows = fixed_batch(opened) or max(1, min(batch_size, most_bytes // max(sum(sizes), 1)))
-    factor = 1 if fixed_batch(opened) else rows
-    return rows, list(_grouped(tensors, [factor * size for size in sizes], most_bytes))
-
-
-def with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy of the model whose outputs are those of `tensors` that are not its inputs.
-
-    A run of it holds on to these tensors and to no other: onnxruntime keeps every output of a model until the run
-    ends, whether it was asked for or not.
-    """
-    inputs = {value.name for value in model.graph.input}
-    known = {value.name: value for value in model.graph.output}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    wanted = [known.get(t, helper.make_empty_tensor_value_info(t)) for t in tensors if t not in inputs]
-    if wanted:
-        del watched.graph.output[:]
-        watched.graph.output.extend(wanted)
-    return watched
-
-
-def _grouped(names: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[str]]:
-    group: list[str] = []
-    taken = 0
-    for name, size in zip(names, sizes, strict=True):
-        if group and taken + size > most:
-            yield group
-            group, taken = [], 0
-        group.append(name)
-        taken += size
-    if group:
-        yield group
-
-
-def _without_padding(values: NDArray[np.float32], count: int, fixed: int | None) -> NDArray[np.float32]:
-    """Return the part of a tensor that stems from the first `count` samples, where its first axis is the batch's."""
-    if fixed is None or values.ndim == 0 or len(values) % fixed:
-        return values
-    return values[: len(values) // fixed * count]

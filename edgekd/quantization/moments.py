@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import feed, open_model
+from edgekd.quantization.watching import watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import onnx
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
@@ -91,19 +90,12 @@ def collect_moments(
         DataError: the samples do not fit the model.
         ModelError: the model fails.
     """
-    given = {value.name for value in model.graph.input}
-    made = sorted({layer.input for layer in layers} - given)
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {value.name for value in model.graph.output}
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in made if n not in present)
-    opened = open_model(watched.SerializeToString(), name=name)
     moments = {layer.name: Moments.empty(layer) for layer in layers}
     with progress.task("look at layer inputs", min(len(samples), limit or len(samples))) as task:
-        for feeds, count in feed(opened, samples, batch_size, limit):
-            found = dict(zip(made, opened.run(feeds, made), strict=True)) | feeds
+        inputs = list(dict.fromkeys(layer.input for layer in layers))
+        for found, count in watch(model, inputs, samples, name=name, batch_size=batch_size, limit=limit):
             for layer in layers:
-                moments[layer.name].add(input_rows(layer, found[layer.input][:count]))
+                moments[layer.name].add(input_rows(layer, found[layer.input]))
             task.advance(count)
     return moments
 

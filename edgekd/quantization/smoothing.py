@@ -27,12 +27,11 @@ from onnx import helper, numpy_helper
 
 from edgekd.progress import SILENT, Progress
 from edgekd.quantization.fallback import fp32_values
-from edgekd.quantization.histograms import share_out, with_outputs
 from edgekd.quantization.layers import Layer, find_layers
 from edgekd.quantization.moments import input_rows
 from edgekd.quantization.ranges import STEPS, integer_grid
+from edgekd.quantization.watching import FETCHED_BYTES, share_out, watch
 from edgekd.quantization.weights import floor_scales, round_rows, row_scales
-from edgekd.runtime import feed, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +44,6 @@ STRENGTHS: Final = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_GAIN: Final = 2.0  # by which the squared error has to fall
 ROWS: Final = 512  # of each activation that strengths are tried on, about
 _POSITIONS: Final = 8  # of a sample at least: the first alone is a token of its own kind
-_FETCHED_BYTES: Final = 2**26
 
 
 @dataclass(kw_only=True, eq=False)
@@ -140,17 +138,14 @@ def _look(
     positions = max(_POSITIONS, ROWS // total)
     every = -(-total * positions // ROWS)  # of how many samples one has rows kept
     seen = {tensor: Inputs.empty(layers[0].layout.length) for tensor, layers in groups.items()}
-    rows, parts = share_out(model, list(groups), samples, name, batch_size, _FETCHED_BYTES)
+    rows, parts = share_out(model, list(groups), samples, name, batch_size, FETCHED_BYTES)
     with progress.task("look at inputs", total * len(parts)) as task:
         for part in parts:
-            watched = open_model(with_outputs(model, part).SerializeToString(), name=name)
-            made = [tensor for tensor in part if tensor not in {spec.name for spec in watched.inputs}]
             done = 0
-            for feeds, count in feed(watched, samples, rows, limit):
-                found = dict(zip(made, watched.run(feeds, made), strict=True)) | feeds
+            for found, count in watch(model, part, samples, name=name, batch_size=rows, limit=limit):
                 chosen = np.arange(-done % every, count, every)
                 for tensor in part:
-                    values = found[tensor][:count]
+                    values = found.pop(tensor)
                     seen[tensor].add(values)
                     seen[tensor].kept.append(input_rows(groups[tensor][0], values[chosen], positions)[0])
                 done += count

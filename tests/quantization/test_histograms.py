@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 from edgekd.data import ArraySamples
 from edgekd.graph.folding import fold
 from edgekd.quantization.calibration import minmax_ranges
-from edgekd.quantization.histograms import BINS, Histogram, collect_histograms, share_out, with_outputs
+from edgekd.quantization.histograms import BINS, Histogram, collect_histograms
+from edgekd.quantization.watching import share_out, with_outputs
 from edgekd.runtime import open_model
 
 if TYPE_CHECKING:

@@ -94,6 +94,23 @@ def test_moments_do_not_depend_on_the_batch_size(
         np.testing.assert_allclose(found.mean, expected[name].mean, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("axis", ["N", "4"])
+def test_rows_of_a_product_whose_input_joins_samples_and_positions_are_all_seen(axis: str) -> None:
+    """(N, 5, 3) becomes (5 N, 3) before the product, as some exporters write it."""
+    graph = onnx.parser.parse_graph(
+        f"g (float[{axis}, 5, 3] input) => (float[M, 4] y) {{ x = Reshape(input, shape) y = MatMul(x, w) }}"
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, 3]), "shape"))
+    graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "w"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    inputs = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
+    layers = find_layers(model)
+    (found,) = collect_moments(model, layers, ArraySamples({"input": inputs}), name="net", batch_size=2).values()
+    rows = inputs.reshape(-1, 3).astype(np.float64)
+    assert found.count == 35
+    np.testing.assert_allclose(found.square[0], rows.T @ rows, rtol=1e-5)
+
+
 def test_a_corrected_bias_keeps_the_mean_output() -> None:
     rng = np.random.default_rng(0)
     model = one_conv(rng.normal(size=(4, 3, 3, 3)).astype(np.float32))
