@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +21,23 @@ from edgekd.artifact import (
     find,
     indented_json,
     locked_folder,
-    rounded,
     store,
     write_json,
 )
-from edgekd.errors import DataError, MissingExtraError, ModelError
+from edgekd.errors import MissingExtraError, ModelError
 from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings, load_recipe
+from edgekd.run_measures import bench_roles, score_roles
 from edgekd.run_report import RunReport, report_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
     from edgekd.distillation.teacher import Teacher
     from edgekd.distillation.training import Checkpoints, Trained
-    from edgekd.scoring import Evaluation
 
 PARITY_SAMPLES = 64
 TRAINING_LIBRARIES = ("numpy", "torch")
@@ -67,9 +66,8 @@ def run(
     Raises:
         EdgekdError: whatever stops it; finished stages stay, and running again continues.
     """
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    with locked_folder(_folder(settings, output)) as folder:
-        return _Pipeline(settings, folder, progress).run()
+    with _open(recipe, output, overrides, progress) as pipeline:
+        return pipeline.run()
 
 
 def distill_recipe(
@@ -80,13 +78,17 @@ def distill_recipe(
     progress: Progress = SILENT,
 ) -> Artifact:
     """Train teacher, control and student of a recipe, and return the student's weights; see `run`."""
+    with _open(recipe, output, overrides, progress) as pipeline:
+        return pipeline.train()["student"]
+
+
+@contextmanager
+def _open(
+    recipe: Recipe | str | Path, output: str | Path | None, overrides: Sequence[str], progress: Progress
+) -> Iterator[_Pipeline]:
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    with locked_folder(_folder(settings, output)) as folder:
-        return _Pipeline(settings, folder, progress).train()["student"]
-
-
-def _folder(settings: Recipe, output: str | Path | None) -> Path:
-    return Path(output) if output is not None else Path("runs") / settings.name
+    with locked_folder(Path(output) if output is not None else Path("runs") / settings.name) as folder:
+        yield _Pipeline(settings, folder, progress)
 
 
 class _Pipeline:
@@ -102,7 +104,7 @@ class _Pipeline:
         self.splits = open_splits(recipe.data, recipe.seed)
         self.contract = self.splits.contract
         check_models(recipe, self.contract, progress)
-        self.splits_artifact = self._share_out()
+        self.data_parents = self._share_out()
 
     def run(self) -> RunReport:
         weights = self.train()
@@ -111,7 +113,7 @@ class _Pipeline:
             "student-int8": self.quantize(models["student"])
         }
         evaluation = self.evaluate(roles)
-        bench = self.bench(roles)
+        bench = bench_roles(roles, self.recipe.bench, self.folder / "bench.json", self.progress)
         parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
         content = report_content(self.recipe, roles, parameters, evaluation, bench)
         write_json(self.folder / "report.json", content)
@@ -145,19 +147,19 @@ class _Pipeline:
         content, metrics = make()
         return store(path, content, origin, metrics=metrics, extra={"contract": self.contract.to_json()})
 
-    def _share_out(self) -> Artifact:
+    def _share_out(self) -> dict[str, str]:
+        """Return what every stage that sees the data depends on."""
         origin = Origin(
             stage="data",
             settings={**self.recipe.data.effective(), "seed": self.recipe.seed},
             parents={"source": self.splits.fingerprint},
             libraries=("numpy",),
         )
-        self.data_parents = {
-            "data": origin.key
-        }  # the pixels, the augmentation and the contract, not the indices alone
         indices = {name: values.tolist() for name, values in self.splits.indices.items()}
         counts = {name: len(values) for name, values in indices.items()}
-        return self.stage("splits.json", origin, lambda: (canonical_json(indices), {"samples": counts}))
+        shared = self.stage("splits.json", origin, lambda: (canonical_json(indices), {"samples": counts}))
+        # the pixels, the augmentation and the contract, not the indices alone
+        return {"data": origin.key, shared.path.name: shared.sha256}
 
     def teacher(self) -> Artifact:
         settings = self.recipe.teacher
@@ -297,7 +299,7 @@ class _Pipeline:
         origin = Origin(
             stage=role,
             settings={**self._architecture(model), **effective, "seed": self.recipe.seed},
-            parents={**self.data_parents, "splits.json": self.splits_artifact.sha256, **parents},
+            parents={**self.data_parents, **parents},
             libraries=(*TRAINING_LIBRARIES, "onnxruntime") if "teacher.onnx" in parents else TRAINING_LIBRARIES,
         )
         checkpoint = self.folder / "checkpoints" / f"{role}.pt"
@@ -331,11 +333,7 @@ class _Pipeline:
                 "input": self.contract.input,
                 "output": self.contract.output,
             },
-            parents={
-                weights.path.name: weights.sha256,
-                "splits.json": self.splits_artifact.sha256,
-                **self.data_parents,
-            },
+            parents={weights.path.name: weights.sha256, **self.data_parents},
             libraries=EXPORT_LIBRARIES,
         )
 
@@ -377,11 +375,7 @@ class _Pipeline:
         origin = Origin(
             stage="quantize",
             settings={**effective, "recipe": digest},
-            parents={
-                student.path.name: student.sha256,
-                "splits.json": self.splits_artifact.sha256,
-                **self.data_parents,
-            },
+            parents={student.path.name: student.sha256, **self.data_parents},
             libraries=RUNTIME_LIBRARIES,
         )
 
@@ -410,63 +404,16 @@ class _Pipeline:
         origin = Origin(
             stage="evaluate",
             settings={"roles": list(roles), "machine": read_facts().target},
-            parents={a.path.name: a.sha256 for a in (*roles.values(), self.splits_artifact)} | self.data_parents,
+            parents={artifact.path.name: artifact.sha256 for artifact in roles.values()} | self.data_parents,
             libraries=RUNTIME_LIBRARIES,
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            return indented_json(self._score(roles)), {}
+            return indented_json(score_roles(roles, self.splits.test, self.progress)), {}
 
         artifact = self.stage("evaluation.json", origin, make)
         scores: dict[str, dict[str, Any]] = json.loads(artifact.path.read_bytes())
         return scores
-
-    def _score(self, roles: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
-        from edgekd import metrics
-        from edgekd.runtime import open_model, predict
-        from edgekd.scoring import score
-
-        test = self.splits.test
-        outputs = {
-            role: predict(open_model(a.path), test, title=f"evaluate {a.path.name}", progress=self.progress)
-            for role, a in roles.items()
-        }
-        scores = {}
-        for role, artifact in roles.items():
-            reference = outputs["student-fp32"] if role == "student-int8" else None
-            found: Evaluation = score(artifact.path.name, artifact.sha256, outputs[role], test.labels, reference)
-            agreement = rounded(metrics.agreement(outputs[role], outputs["teacher"]))
-            scores[role] = {**found.to_json(), "agreement_teacher": agreement}
-        return scores
-
-    def bench(self, roles: Mapping[str, Artifact]) -> dict[str, Any]:
-        """Return `bench.json`: measured now, or earlier on the same files and settings."""
-        from edgekd.benchmarking.bench import bench
-
-        settings = self.recipe.bench
-        origin = Origin(
-            stage="bench",
-            settings={**settings.effective(), **_machine(settings.device)},
-            parents={artifact.path.name: artifact.sha256 for artifact in roles.values()},
-            libraries=("numpy", "onnxruntime"),
-        )
-        path = self.folder / "bench.json"
-        earlier = _earlier_bench(path, origin.key)
-        if earlier is not None:
-            self.progress.note("bench: bench.json is unchanged, reused")
-            return earlier
-        result = bench(
-            [artifact.path for artifact in roles.values()],
-            device=settings.device,
-            threads=(settings.threads,),
-            duration_s=settings.duration_s,
-            repeats=settings.repeats,
-            progress=self.progress,
-        )
-        found = result.to_json()
-        content = {**found, "origin": _bench_seal(found, origin.key)}
-        write_json(path, content)
-        return content
 
     def build(self, model: ModelSettings) -> nn.Module:
         """Return a new network, its weights drawn from the recipe's seed."""
@@ -509,33 +456,3 @@ class _Pipeline:
         sections = {**self.recipe.effective_sections(), **effective}
         deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
         return hashlib.sha256(canonical_json(deciding)).hexdigest()
-
-
-def _machine(device: str) -> dict[str, str]:
-    """Return what a latency depends on besides files and settings: the device's CPU."""
-    from edgekd.devices import load_profile
-    from edgekd.drivers import open_driver
-
-    profile = load_profile(device)
-    with open_driver(profile) as driver:
-        facts = driver.probe()
-    return {"target": facts.target if profile.target == "auto" else profile.target, "cpu_model": facts.cpu_model}
-
-
-def _earlier_bench(path: Path, key: str) -> dict[str, Any] | None:
-    """Return an earlier `bench.json` if it is whole, of that key, and nothing disturbed it."""
-    from edgekd.benchmarking.results import read_result
-
-    try:
-        if read_result(path).conditions.verdict != "valid":
-            return None
-        earlier: dict[str, Any] = json.loads(path.read_bytes())
-    except (DataError, OSError, ValueError):
-        return None
-    seal = earlier.pop("origin", None)
-    return {**earlier, "origin": seal} if seal == _bench_seal(earlier, key) else None
-
-
-def _bench_seal(content: Mapping[str, Any], key: str) -> str:
-    """Return what ties a benchmark's figures to its origin."""
-    return hashlib.sha256(key.encode() + canonical_json(content)).hexdigest()

@@ -45,21 +45,19 @@ ALLOWED = {
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},
     "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
+    "run_measures": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "pipeline": LEAVES
     | {
         "preflight",
         "reporting",
         "data",
         "models",
-        "runtime",
-        "scoring",
         "distillation",
         "onnx_export",
         "quantization",
-        "devices",
         "drivers",
-        "benchmarking",
         "run_report",
+        "run_measures",
     },
 }
 TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "pipeline.py"}
