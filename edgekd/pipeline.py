@@ -27,7 +27,8 @@ from edgekd.artifact import (
 from edgekd.errors import MissingExtraError, ModelError
 from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
-from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings, load_recipe
+from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings
+from edgekd.recipe_file import load_recipe
 from edgekd.run_measures import bench_roles, score_roles
 from edgekd.run_report import RunReport, report_content
 

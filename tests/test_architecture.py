@@ -16,7 +16,17 @@ PACKAGE = Path(edgekd.__file__).parent
 
 # Leaves first. A room may import what stands above it in this table, if it is named.
 WORDS = {"errors", "text", "progress"}
-LEAVES = WORDS | {"artifact", "temporary", "metrics", "targets", "settings", "terms", "recipe", "resources"}
+LEAVES = WORDS | {
+    "artifact",
+    "temporary",
+    "metrics",
+    "targets",
+    "settings",
+    "terms",
+    "recipe",
+    "recipe_file",
+    "resources",
+}
 ALLOWED = {
     "errors": set(),
     "text": set(),
@@ -29,6 +39,7 @@ ALLOWED = {
     "settings": WORDS,
     "terms": WORDS | {"settings"},
     "recipe": WORDS | {"settings", "terms"},
+    "recipe_file": WORDS | {"settings", "terms", "recipe"},
     "data": LEAVES,
     "models": LEAVES,
     "runtime": LEAVES | {"data"},

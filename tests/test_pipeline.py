@@ -20,7 +20,7 @@ from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResul
 from edgekd.drivers import host
 from edgekd.errors import EdgekdError, MissingExtraError, ModelError, RecipeError
 from edgekd.preflight import check_recipe
-from edgekd.recipe import load_recipe
+from edgekd.recipe_file import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

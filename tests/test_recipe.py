@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edgekd.errors import RecipeError
-from edgekd.recipe import DistillSettings, Recipe, load_recipe, parse_recipe, recipe_schema
+from edgekd.recipe import DistillSettings, Recipe, recipe_schema
+from edgekd.recipe_file import load_recipe, parse_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

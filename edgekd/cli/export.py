@@ -43,7 +43,7 @@ def command(
     from edgekd.data.contract import card_contract, read_contract
     from edgekd.errors import UsageError
     from edgekd.onnx_export import export_checkpoint
-    from edgekd.recipe import read_setting
+    from edgekd.recipe_file import read_setting
     from edgekd.text import bytes_text
 
     options.claim({"-o": output}, [checkpoint, contract])

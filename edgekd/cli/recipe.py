@@ -38,7 +38,7 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> None:
     from edgekd.cli import ui
     from edgekd.errors import MissingExtraError
     from edgekd.preflight import check_recipe
-    from edgekd.recipe import load_recipe
+    from edgekd.recipe_file import load_recipe
 
     settings = load_recipe(recipe, overrides)
     try:

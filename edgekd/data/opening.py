@@ -121,7 +121,7 @@ def _from_recipe(path: Path, split: str, inputs: Sequence[str], contract: Contra
         raise UsageError(
             f"{path}#{split}: no such split{nearest(split, SPLIT_NAMES)}; expected one of {', '.join(SPLIT_NAMES)}"
         )
-    from edgekd.recipe import load_recipe
+    from edgekd.recipe_file import load_recipe
 
     recipe = load_recipe(path)
     samples = open_splits(recipe.data, recipe.seed).split(split)

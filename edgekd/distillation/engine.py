@@ -26,7 +26,7 @@ from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
@@ -87,34 +87,14 @@ def distill(
     asked = _teacher(teacher)
     student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
     if settings.cache is not None:
-        augmented = augmentation.crop_padding > 0 or augmentation.flip
-        views = settings.cache.views if augmented else 1
-        augmentation = replace(augmentation, views=Views(views, settings.cache.seed))
-        batches = training_batches(samples, settings, augmentation, seed)
-        identity = {
-            "data": samples.fingerprint,
-            "augmentation": {
-                "crop_padding": augmentation.crop_padding,
-                "flip": augmentation.flip,
-                "seed": settings.cache.seed if augmented else None,
-            },
-            "versions": library_versions(asked.libraries),
-        }
-        folder = _folder(settings, cache_folder)
-        asked = store_answers(
-            folder,
-            asked,
-            batches,
-            identity,
-            taps=teacher_taps,
-            views=views,
-            top_k=settings.cache.top_k,
-            replace=cache_is_own and settings.cache.path is None,
-            device=device,
-            progress=progress,
+        folder = settings.cache.path or cache_folder
+        if folder is None:
+            raise UsageError("distill.cache: say where the answers go, with cache_folder or distill.cache.path")
+        own = cache_is_own and settings.cache.path is None
+        asked, augmentation = _stored(
+            asked, samples, settings, augmentation, seed, teacher_taps, Path(folder), own, device, progress
         )
-    else:
-        batches = training_batches(samples, settings, augmentation, seed)
+    batches = training_batches(samples, settings, augmentation, seed)
     with ExitStack() as open_things:
         ask = open_things.enter_context(asked.ready(device, teacher_taps))
         open_things.enter_context(placed(student, device))
@@ -141,12 +121,45 @@ def _teacher(teacher: nn.Module | Teacher | str | PathLike[str]) -> Teacher:
     return OnnxTeacher(teacher) if isinstance(teacher, str | os.PathLike) else teacher
 
 
-def _folder(settings: DistillSettings, given: str | PathLike[str] | None) -> Path:
+def _stored(
+    teacher: Teacher,
+    samples: Samples,
+    settings: DistillSettings,
+    augmentation: Augmentation,
+    seed: int,
+    taps: Sequence[str],
+    folder: Path,
+    own: bool,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Teacher, Augmentation]:
+    """Return a teacher of stored answers, and the augmentation that replays the views it was asked about."""
     assert settings.cache is not None
-    folder = settings.cache.path or given
-    if folder is None:
-        raise UsageError("distill.cache: say where the answers go, with cache_folder or distill.cache.path")
-    return Path(folder)
+    augmented = augmentation.crop_padding > 0 or augmentation.flip
+    views = settings.cache.views if augmented else 1
+    replayed = replace(augmentation, views=Views(views, settings.cache.seed))
+    identity = {
+        "data": samples.fingerprint,
+        "augmentation": {
+            "crop_padding": augmentation.crop_padding,
+            "flip": augmentation.flip,
+            "seed": settings.cache.seed if augmented else None,
+        },
+        "versions": library_versions(teacher.libraries),
+    }
+    answers = store_answers(
+        folder,
+        teacher,
+        training_batches(samples, settings, replayed, seed),
+        identity,
+        taps=taps,
+        views=views,
+        top_k=settings.cache.top_k,
+        replace=own,
+        device=device,
+        progress=progress,
+    )
+    return answers, replayed
 
 
 def check_terms(

@@ -10,7 +10,7 @@ import pytest
 
 from edgekd.data import ArraySamples, Contract, open_data, open_splits
 from edgekd.errors import DataError, RecipeError, UsageError
-from edgekd.recipe import load_recipe
+from edgekd.recipe_file import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
