@@ -23,7 +23,7 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.graph.opset import default_opset
 from edgekd.quantization.saturation import Certificate, certify
 from edgekd.runtime import open_model
-from edgekd.targets import Target, cpu_flags, find_target
+from edgekd.targets import Target, cpu_flags, find_target, known_host
 from edgekd.text import counted
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def diagnose(models: Sequence[str | Path] = (), *, target: str = "auto") -> Diag
         ModelError: a file is missing, damaged, or onnxruntime cannot open it here.
         UsageError: no such target.
     """
-    judged_for = _host() if target == "auto" else find_target(target)
+    judged_for = known_host() if target == "auto" else find_target(target)
     return Diagnosis(
         machine=_machine(Path("/")),
         versions={"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
@@ -238,7 +238,7 @@ def missing_packages(requirements: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _machine(root: Path) -> Machine:
-    host = _host()
+    host = known_host()
     flags = cpu_flags()
     memory = dict(line.split(":", 1) for line in read_text(root / "proc/meminfo").splitlines() if ":" in line)
     affinity = getattr(os, "sched_getaffinity", None)
@@ -258,13 +258,6 @@ def _machine(root: Path) -> Machine:
 
 def _kibibytes(text: str | None) -> int | None:
     return None if text is None else int(text.split()[0]) * 1024
-
-
-def _host() -> Target | None:
-    try:
-        return find_target("auto")
-    except UsageError:
-        return None
 
 
 def _version(name: str) -> str | None:

@@ -75,12 +75,17 @@ def detect_host() -> Target:
     return classify(machine, cpu_flags())
 
 
+def known_host() -> Target | None:
+    """Return the target of the machine this runs on, or None where there is none for it."""
+    try:
+        return detect_host()
+    except UsageError:
+        return None
+
+
 def is_host(target: Target) -> bool:
     """Return whether a target is that of the machine this runs on."""
-    try:
-        return detect_host() == target
-    except UsageError:
-        return False
+    return known_host() == target
 
 
 def classify(machine: str, flags: frozenset[str]) -> Target:

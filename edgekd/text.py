@@ -53,3 +53,15 @@ def ratio_text(ratio: Mapping[str, Any] | None) -> str:
 def sentence(words: str) -> str:
     """Return words as a sentence to be followed by others: `"it failed"` becomes `"It failed. "`."""
     return f"{words[:1].upper()}{words[1:].rstrip('.')}. "
+
+
+def cost_text(teacher: Mapping[str, Any], int8: Mapping[str, Any]) -> str:
+    """Return what an INT8 file saved and cost beside the teacher; both as `report.json` describes models."""
+    smaller = teacher["file_bytes"] / int8["file_bytes"]
+    lost = apart(100 * (teacher["top1"] - int8["top1"]))
+    return f"The INT8 file is {smaller:.1f}x smaller than the teacher's and {lost} accurate"
+
+
+def apart(points: float) -> str:
+    """Return `"0.84 points less"`, or `"0.28 points more"` for points below zero."""
+    return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.errors import OutputError
-from edgekd.text import bytes_text, counted, milliseconds, ratio_text, share
+from edgekd.text import bytes_text, cost_text, counted, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -204,17 +204,15 @@ def report_table(content: Mapping[str, Any]) -> None:
         rows,
     )
     models = {model["role"]: model for model in content["models"]}
-    teacher, int8 = models["teacher"], models["student-int8"]
     say(
-        f"The INT8 file is {teacher['file_bytes'] / int8['file_bytes']:.1f}x smaller than the teacher's and "
-        f"{100 * (teacher['top1'] - int8['top1']):.2f} points less accurate; it agrees with the fp32 student on "
+        f"{cost_text(models['teacher'], models['student-int8'])}; it agrees with the fp32 student on "
         f"{share(content['int8']['agreement_fp32'])} of the samples."
     )
     if content["int8"]["fp32_reason"] is not None:
         say(f"On the validation split: {content['int8']['fp32_reason']}.")
     ratio = content["int8"]["latency_ratio_fp32"]
     if ratio is not None:
-        slower = "; at this size the INT8 file is the slower one" if ratio["min"] > 1 else ""
+        slower = "; at this size the INT8 file is the slower one" if ratio["verdict"] == "slower" else ""
         say(f"Its latency is {ratio['median']:.2f} times the fp32 student's in alternating runs{slower}.")
     if content["conditions"]["verdict"] != "valid":
         say(f"Conditions of the latencies: {content['conditions']['verdict']}")
@@ -320,7 +318,7 @@ def bench_table(content: Mapping[str, Any]) -> None:
 def comparison_text(content: Mapping[str, Any]) -> None:
     """Print a line for each model of a comparison."""
     for change in content["models"]:
-        threads = f"{change['threads']} {'thread' if change['threads'] == 1 else 'threads'}"
+        threads = counted(change["threads"], "thread")
         parts = []
         if (latency := change["latency"]) is not None:
             parts.append(

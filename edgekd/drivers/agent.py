@@ -91,7 +91,7 @@ def open_session(session: str) -> dict[str, Any]:
     for other in folder.parent.glob("session-*"):
         if other != folder and time.time() - other.stat().st_mtime > STALE_S and not running(other):
             shutil.rmtree(other, ignore_errors=True)
-    for name in ("files", "work", "runs"):
+    for name in ("files", "scratch", "runs"):
         (folder / name).mkdir(exist_ok=True)
     library, version = platform.libc_ver()
     return {

@@ -124,7 +124,7 @@ class BoardDriver(ABC):
             DeviceError: it was killed or crashed, or the connection could not be made again in a minute.
         """
         run = f"{self._session}/runs/{uuid.uuid4().hex}"
-        self.connection.call("start", run, f"{self._session}/work", self._packages, script, *arguments)
+        self.connection.call("start", run, f"{self._session}/scratch", self._packages, script, *arguments)
         state = {"over": False}
         while not state["over"]:
             state = self.connection.call("wait", run, str(_WAIT_S))
@@ -132,7 +132,7 @@ class BoardDriver(ABC):
 
     def pull(self, name: str, destination: Path) -> None:
         """Copy the file `name` out of the private folder."""
-        self.connection.download(f"{self._session}/work/{name}", destination)
+        self.connection.download(f"{self._session}/scratch/{name}", destination)
 
     def probe(self) -> Facts:
         """Ask the board what it is and how busy it is."""

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.drivers.agent import snapshot
+from edgekd.drivers.agent import read, snapshot
 from edgekd.drivers.protocol import UNAVAILABLE, Facts
 from edgekd.errors import UsageError
-from edgekd.targets import classify, detect_host, parse_cpuinfo
+from edgekd.targets import classify, known_host, parse_cpuinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+UNKNOWN = "unknown"  # a target whose INT8 kernels are not known; its machine can be measured all the same
 _THERMAL = "sys/class/thermal/"
 
 
@@ -22,7 +23,8 @@ def read_facts(root: Path = Path("/")) -> Facts:
     """Return this machine's facts; `root` is where `proc` and `sys` are looked for."""
     found = facts_of(snapshot(str(root)))
     named = found.cpu_model if found.cpu_model != UNAVAILABLE else platform.processor() or UNAVAILABLE
-    return replace(found, target=_target_name(), cpu_model=named)
+    host = known_host()
+    return replace(found, target=UNKNOWN if host is None else host.name, cpu_model=named)
 
 
 def facts_of(found: Mapping[str, Any]) -> Facts:
@@ -31,7 +33,7 @@ def facts_of(found: Mapping[str, Any]) -> Facts:
     try:
         target = classify(found["machine"].lower(), parse_cpuinfo(files.get("proc/cpuinfo", ""))).name
     except UsageError:
-        target = "unknown"  # its INT8 kernels are not known, but it can be measured
+        target = UNKNOWN
     return Facts(
         target=target,
         cpu_model=cpu_model(files) or UNAVAILABLE,
@@ -87,16 +89,6 @@ def temperatures_c(files: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def _target_name() -> str:
-    try:
-        return detect_host().name
-    except UsageError:
-        return "unknown"  # its INT8 kernels are not known, but it can be measured
-
-
 def read_text(path: Path) -> str:
     """Return the text of a system file; empty where it is not there or not for us."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return read(path) or ""

@@ -11,7 +11,7 @@ from edgekd.artifact import write_bytes
 from edgekd.errors import require_extra
 from edgekd.reporting.charts import charts
 from edgekd.reporting.findings import Findings, gather
-from edgekd.text import bytes_text, milliseconds, ratio_text, share
+from edgekd.text import apart, bytes_text, cost_text, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,17 +71,12 @@ def sentences(findings: Findings) -> list[str]:
     if run is None:
         return []
     models = {model["role"]: model for model in run["models"]}
-    teacher, int8 = models["teacher"], models["student-int8"]
-    lost = 100 * (teacher["top1"] - int8["top1"])
-    smaller = teacher["file_bytes"] / int8["file_bytes"]
-    told = [
-        f"The INT8 file is {smaller:.1f}x smaller than the teacher's and {_apart(lost)} accurate.",
-    ]
+    told = [f"{cost_text(models['teacher'], models['student-int8'])}."]
     if "control" in models:
         gained = 100 * (models["student-fp32"]["top1"] - models["control"]["top1"])
         error = 100 * (models["control"]["top1"] * (1 - models["control"]["top1"]) / run["samples"]) ** 0.5
         told.append(
-            f"The same student without a teacher (the control) is {_apart(gained)} accurate than the distilled one; "
+            f"The same student without a teacher (the control) is {apart(gained)} accurate than the distilled one; "
             f"one such figure has a standard error of {error:.2f} points."
         )
         if gained <= 0:
@@ -97,10 +92,6 @@ def sentences(findings: Findings) -> list[str]:
             f"INT8 lost {share(gate['drop'])}."
         )
     return told
-
-
-def _apart(points: float) -> str:
-    return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"
 
 
 def _settings(findings: Findings) -> dict[str, str]:

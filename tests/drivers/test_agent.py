@@ -88,7 +88,7 @@ def started(tmp_path: Path, folder: Path, program: str) -> Path:
     script.write_text(program)
     run = folder / "runs" / "1"
     for _ in range(2):  # asked for twice, started once
-        assert ask("start", run, folder / "work", "", script) == (0, {})
+        assert ask("start", run, folder / "scratch", "", script) == (0, {})
     return run
 
 
@@ -99,7 +99,7 @@ def test_a_run_has_a_heartbeat_and_an_end_mark(tmp_path: Path, monkeypatch: pyte
     script = tmp_path / "script.py"
     script.write_text("import time\ntime.sleep(0.5)\nraise SystemExit(3)")
     monkeypatch.setattr(agent, "HEARTBEAT_S", 0.1)
-    agent.supervise(str(run), str(folder / "work"), str(script))
+    agent.supervise(str(run), str(folder / "scratch"), str(script))
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [events[0]["event"], events[1]["event"], events[-1]["event"]] == ["start", "heartbeat", "end"]
     assert events[-1]["status"] == 3
@@ -110,7 +110,7 @@ def test_a_run_has_a_heartbeat_and_an_end_mark(tmp_path: Path, monkeypatch: pyte
 
 def test_waiting_ends_with_the_run_or_the_time(tmp_path: Path) -> None:
     folder = session(tmp_path)
-    go = folder / "work" / "go"
+    go = folder / "scratch" / "go"
     go.touch()
     run = started(tmp_path, folder, "import time\nwhile not open('go').read(): time.sleep(0.02)\nprint('bye')")
     assert not ask("wait", run, "0.1")[1]["over"]

@@ -319,7 +319,7 @@ def runner():
         if len(words) > 1 and words[1].endswith("/runner.py") and sys.argv[1] in words[1]:
             return int(path.parent.name)
 
-while not any(path.stat().st_size for path in pathlib.Path(sys.argv[1]).glob("*/work/samples-*.jsonl")):
+while not any(path.stat().st_size for path in pathlib.Path(sys.argv[1]).glob("*/scratch/samples-*.jsonl")):
     time.sleep(0.05)
 os.kill(runner(), signal.SIGKILL)
 """
