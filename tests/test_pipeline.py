@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from listening import Heard
 from PIL import Image
 
 from edgekd import pipeline
@@ -23,10 +23,8 @@ from edgekd.preflight import check_recipe
 from edgekd.recipe_file import load_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from edgekd.progress import Task
 
 RECIPE = """
 name = "tiny"
@@ -45,27 +43,8 @@ control = false
 """
 
 
-class Heard:
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.titles: list[str] = []
-        self.notes: list[str] = []
-
-    @contextmanager
-    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
-        self.titles.append(title)
-        yield self  # type: ignore[misc]
-
-    def advance(self, units: int = 1, note: str | None = None) -> None:
-        """Say nothing."""
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    @property
-    def reused(self) -> set[str]:
-        return {note.partition(":")[0] for note in self.notes if note.endswith("is unchanged, reused")}
+def reused(heard: Heard) -> set[str]:
+    return {note.partition(":")[0] for note in heard.notes if note.endswith("is unchanged, reused")}
 
 
 @pytest.fixture
@@ -94,7 +73,7 @@ def test_nothing_is_trained_again_while_nothing_changed(recipe: Path) -> None:
     assert distilled(recipe).titles == TRAININGS
     again = distilled(recipe, "data.cache_mb=1", "distill.checkpoint_s=1.0")
     assert again.titles == []
-    assert again.reused == {"data", "teacher", "student"}
+    assert reused(again) == {"data", "teacher", "student"}
 
 
 @pytest.mark.parametrize("change", ["flip", "size", "labels", "pixels", "mean", "seed"])
@@ -128,7 +107,7 @@ def test_a_damaged_card_is_made_again(recipe: Path, damage: dict[str, Any]) -> N
     path.write_text(json.dumps({**json.loads(whole), **damage}))
     heard = distilled(recipe)
     assert heard.titles == ["train the teacher"]
-    assert heard.reused == {"data", "student"}
+    assert reused(heard) == {"data", "student"}
     assert path.read_bytes() == whole
 
 
@@ -223,7 +202,7 @@ def test_evaluation_and_bench_are_reused_on_the_same_machine_only(
     def again() -> set[str]:
         heard = Heard()
         pipeline.run(recipe, recipe.parent / "run", progress=heard)
-        return {"evaluate", "bench"} - heard.reused
+        return {"evaluate", "bench"} - reused(heard)
 
     assert again() == {"evaluate", "bench"}
     assert again() == set()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
+from listening import Heard
 from PIL import Image
 
 from edgekd import pipeline
@@ -16,10 +16,9 @@ from edgekd.distillation.cache import OtherAnswersError
 from edgekd.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from edgekd.progress import Task
 
 RECIPE = """
 name = "tiny"
@@ -45,24 +44,6 @@ OWN = {
     "std": [1, 1, 1],
     "labels": ["dog", "cat"],
 }
-
-
-class Heard:
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    @contextmanager
-    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
-        self.said.append(title)
-        yield self  # type: ignore[misc]
-
-    def advance(self, units: int = 1, note: str | None = None) -> None:
-        """Say nothing."""
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from onnx import TensorProto
+from standalone import imports_beyond_the_standard_library
 
 from edgekd.benchmarking import runner
 
@@ -51,19 +52,7 @@ def run(folder: Path, job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def test_it_needs_nothing_but_the_standard_library_numpy_and_onnxruntime() -> None:
-    tree = ast.parse(SOURCE.read_text())
-    names = {
-        name.split(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or "edgekd"]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    assert imports_beyond_the_standard_library(SOURCE) == {"numpy", "onnxruntime"}
 
 
 def test_it_is_python_3_9() -> None:

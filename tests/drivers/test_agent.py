@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from standalone import imports_beyond_the_standard_library
 
 from edgekd.drivers import agent
 
@@ -25,19 +25,7 @@ def ask(*words: str | Path, data: bytes = b"") -> tuple[int, dict[str, Any]]:
 
 
 def test_it_is_python_3_9_and_needs_the_standard_library_alone() -> None:
-    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
-    names = {
-        name.split(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or "?"]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert names <= set(sys.stdlib_module_names)
+    assert imports_beyond_the_standard_library(SOURCE) == set()
 
 
 def test_an_old_python_is_refused(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from listening import Heard
 
 from edgekd import quantize
-from edgekd.progress import SILENT
 from edgekd.quantization.speed import BLOCK_RUNS, BLOCK_S, Speed, alternate
 from edgekd.targets import TARGETS, detect_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     import onnx
-
-    from edgekd.progress import Task
 
 
 class Clock:
@@ -68,21 +65,6 @@ def test_the_verdict_is_that_of_the_paired_ratios(factor: list[float], verdict: 
     assert content["fp32_ms"] == 1.0
 
 
-class Notes:
-    """A listener that keeps remarks."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    @contextmanager
-    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
-        with SILENT.task(title, total, done) as task:
-            yield task
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def test_only_a_file_for_this_machine_is_timed(
     make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray
 ) -> None:
@@ -92,7 +74,7 @@ def test_only_a_file_for_this_machine_is_timed(
     assert own["speed"]["fp32_ms"] > 0
     assert json.loads(json.dumps(own, allow_nan=False)) == own
     other = next(name for name in TARGETS if name != detect_host().name)
-    notes = Notes()
+    notes = Heard()
     result = quantize(model, data, None, target=other, measure=True, progress=notes)
     assert result.speed is None
     assert result.audit.time_us is not None

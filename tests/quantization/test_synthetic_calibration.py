@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
+from listening import Heard
 
 from edgekd import quantize
 from edgekd.data import Contract
-from edgekd.progress import SILENT
 from edgekd.quantization.synthetic import synthetic_samples
 from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from edgekd.progress import Task
 
 CONTRACT = Contract(
     layout="NCHW", shape=(3, 8, 8), colour="RGB", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), input="x"
@@ -33,23 +31,8 @@ def model(make_conv_net: Callable[..., onnx.ModelProto]) -> bytes:
     return net.SerializeToString()
 
 
-class Notes:
-    """A listener that keeps remarks."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    @contextmanager
-    def task(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
-        with SILENT.task(title, total, done) as task:
-            yield task
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def test_a_file_calibrated_on_made_up_images_works_on_real_ones(model: bytes, images: np.ndarray) -> None:
-    notes = Notes()
+    notes = Heard()
     result = quantize(model, "synthetic", None, evaluation={"input": images}, progress=notes)
     assert result.evaluation is not None
     assert result.evaluation.agreement is not None
