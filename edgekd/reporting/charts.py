@@ -106,7 +106,9 @@ def latency(models: Sequence[Model]) -> Figure | None:
     if not data:
         return None
     figure = _figure(data, x="percentile, with its 99 % upper bound", y="latency, ms")
-    shown = [_percentile(model, name) for model in measured for name in _PERCENTILES]
+    figure["layout"]["xaxis"] |= {"categoryorder": "array", "categoryarray": list(_PERCENTILES)}
+    keys = (*_PERCENTILES, *(f"{name}_upper" for name in _PERCENTILES))
+    shown = [_percentile(model, key) for model in measured for key in keys]
     return _logarithmic(figure, "yaxis", [value for value in shown if value is not None])
 
 

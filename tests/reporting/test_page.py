@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 import shutil
@@ -180,6 +181,16 @@ def test_results_of_several_devices_beside_each_other(tmp_path: Path) -> None:
     assert findings.models[0].top1 == 0.9
     assert set(charts(findings)) == {"pareto", "latency", "distribution", "memory", "layers"}
     assert "unavailable" in text_of(report([tmp_path / "b.json"], tmp_path / "page.html"))
+
+
+def test_percentiles_stand_in_order_and_their_bounds_are_on_the_chart(tmp_path: Path) -> None:
+    """The first model lacks p95, and the bound of its p99 is far above everything else."""
+    content = run_report()
+    content["models"][0]["latency_ms"] |= {"p95": None, "p95_upper": None, "p99": 3.0, "p99_upper": 300.0}
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    layout = charts(gather([tmp_path]))["latency"]["layout"]
+    assert layout["xaxis"]["categoryarray"] == ["p50", "p90", "p95", "p99"]
+    assert layout["yaxis"]["range"][1] > math.log10(300)
 
 
 def test_bad_sources(tmp_path: Path, run_folder: Path) -> None:
