@@ -49,7 +49,8 @@ def correlated_uppers(
 ) -> list[tuple[float | None, int]]:
     """Return for each percentile an upper bound that holds with `confidence`, and the least samples that have one.
 
-    The bound is None where the sample is too small. None is below that of a lower percentile.
+    The bound is None where the sample is too small, for this percentile or for a lower one: the tail may look less
+    correlated than the bulk only because little of it was seen. No bound is below that of a lower percentile.
 
     Args:
         processes: Samples in the order of time, shape (n,), one array a process.
@@ -60,17 +61,19 @@ def correlated_uppers(
     times = [_autocorrelation_time(processes, float(np.quantile(pooled, fraction))) for fraction in fractions]
     replicates = _replicates(processes, fractions, max(times))
     bounds: list[tuple[float | None, int]] = []
-    highest = -math.inf
+    highest, most_needed, supported = -math.inf, 0, True
     for index, (fraction, tau) in enumerate(zip(fractions, times, strict=True)):
-        worth, needed = int(pooled.size / tau), math.ceil(runs_needed(fraction, confidence) * tau)
-        rank = upper_rank(worth, fraction, confidence) if worth else None
+        worth = int(pooled.size / tau)
+        most_needed = max(most_needed, math.ceil(runs_needed(fraction, confidence) * tau))
+        rank = upper_rank(worth, fraction, confidence) if worth and supported else None
         if rank is None:
-            bounds.append((None, needed))
+            supported = False
+            bounds.append((None, most_needed))
             continue
         by_worth = pooled[math.ceil(rank / worth * pooled.size) - 1]
         by_bootstrap = np.quantile(replicates[:, index], confidence, method="higher")
         highest = max(highest, float(by_worth), float(by_bootstrap))
-        bounds.append((highest, needed))
+        bounds.append((highest, most_needed))
     return bounds
 
 

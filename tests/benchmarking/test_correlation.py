@@ -66,3 +66,16 @@ def test_bounds_are_the_same_every_time_and_are_values_of_the_sample() -> None:
     bounds = correlated_uppers(sample, FRACTIONS, 0.99)
     assert bounds == correlated_uppers(sample, FRACTIONS, 0.99)
     assert all(bound in np.concatenate(sample) for bound, _ in bounds)
+
+
+def test_a_percentile_is_not_better_supported_than_a_lower_one() -> None:
+    """A slow stretch at the end, with single spikes in it: the spikes alone look independent."""
+    random = np.random.default_rng(0)
+    process = np.concatenate([random.normal(1, 0.01, 900), random.normal(2, 0.01, 100)])
+    process[905::9] += 5
+    bounds = correlated_uppers([process], [0.5, 0.9, 0.95, 0.99], 0.99)
+    supported = [bound is not None for bound, _ in bounds]
+    assert supported == sorted(supported, reverse=True)
+    assert not supported[-1]
+    needed = [count for _, count in bounds]
+    assert needed == sorted(needed)
