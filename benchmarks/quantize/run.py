@@ -1,145 +1,144 @@
-"""EfficientNet-Lite0 in 8 bits: edgekd and its peers on the same machine, in the same run.
+"""8 bits by edgekd and by its peers on the same machine, in the same run.
 
     pip install -r benchmarks/quantize/requirements.txt
-    EDGEKD_DATA=FOLDER python benchmarks/quantize/run.py
+    EDGEKD_DATA=FOLDER python benchmarks/quantize/run.py [STUDY]...
 
-FOLDER holds imagenet-sample.tar: 500 labelled ImageNet images, 125 of which calibrate and 375 judge. Writes
-results-<instruction set>.json beside this file and prints the table of the README.
+STUDY is efficientnet-lite0, minilm, digits, fashion-mnist or cifar10; all by default. FOLDER holds imagenet-sample.tar,
+banking77/ and cifar10-imagefolder.tar.gz. The studies' results go into results-<instruction set>.json beside this
+file, where those of the others stay; their tables are printed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import model as efficientnet
-import numpy as np
+import onnx
 import onnxruntime
-from tools import TOOLS
 
 import edgekd
 from edgekd.artifact import library_versions, write_json
-from edgekd.data.opening import open_data
-from edgekd.metrics import agreement, sqnr_db, top1
 from edgekd.quantization.saturation import certify
-from edgekd.runtime import open_model, predict
 from edgekd.targets import TARGETS, detect_host
 
 if TYPE_CHECKING:
-    from edgekd.data.samples import ImageSamples
+    from collections.abc import Callable
+
+    from study import Answers, Study
 
 HERE = Path(__file__).parent
-CALIBRATION = 125
+STUDIES = {
+    "efficientnet-lite0": "efficientnet:prepare",
+    "minilm": "minilm:prepare",
+    "digits": "students:digits",
+    "fashion-mnist": "students:fashion_mnist",
+    "cifar10": "students:cifar10",
+}
+LIBRARIES = ["numpy", "onnx", "onnxruntime", "torch", "nncf", "onnxsim"]
+SECONDS = 6  # of the timed runs of each file
 
 
-def images(folder: Path) -> tuple[ImageSamples, ImageSamples]:
-    """Return the samples that calibrate and those that judge, drawn with a fixed seed."""
-    archive = Path(os.environ["EDGEKD_DATA"]) / "imagenet-sample.tar"
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    samples: Any = open_data(
-        folder / "imagenet-sample", inputs=["input"], contract=efficientnet.CONTRACT, labels="prefix"
-    )
-    order = np.random.default_rng(0).permutation(len(samples))
-    parts = np.sort(order[:CALIBRATION]), np.sort(order[CALIBRATION:])
-    calibration, judges = (replace(samples, indices=samples.indices[part]) for part in parts)
-    return calibration, judges
-
-
-def exact(path: Path, samples: ImageSamples) -> np.ndarray:
-    """Return outputs in exact integer arithmetic, as VNNI and ARM compute: nothing fused, nothing saturates."""
+def open_file(path: Path, *, exact: bool) -> onnxruntime.InferenceSession:
+    """Open a file; exact: integers as VNNI and ARM compute them, with nothing fused, so that nothing saturates."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options)
-    found = [session.run(None, samples.batch([number]))[0] for number in range(len(samples))]
-    return np.concatenate(found)
+    options.log_severity_level = 3
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def judge(name: str, path: Path, judges: ImageSamples, expected: np.ndarray) -> dict[str, Any]:
-    """Return the figures of one file on this machine, and in exact arithmetic where it is for another."""
-    import onnx
-
-    foreign = name.endswith("arm64-dotprod")
-    outputs = exact(path, judges) if foreign else predict(open_model(path), judges)
-    host = detect_host()
+def measure(study: Study, tool: str, path: Path, expected: Answers) -> dict[str, Any]:
+    """Make a tool's file and return its figures on this machine, in exact arithmetic where it is for ARM; or its error."""
+    command = [sys.executable, str(HERE / "tools.py"), tool, str(study.fp32), str(study.calibration), str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        return {"tool": tool, "failed": ran.stderr.strip().splitlines()[-1]}
+    foreign = tool.endswith("arm64-dotprod")
+    found = study.judge.answer(open_file(path, exact=foreign))
+    target = TARGETS["arm64-dotprod"] if foreign else detect_host()
+    timed = edgekd.bench([study.fp32, path], duration_s=SECONDS, repeats=6, data=study.timed).to_json()
     return {
-        "tool": name,
-        "arithmetic": "exact integers" if foreign else host.name,
-        "top1": round(top1(outputs, judges.labels), 4),
-        "agreement": round(agreement(outputs, expected), 4),
-        "sqnr_db": round(sqnr_db(outputs, expected), 2),
-        "can_saturate": certify(onnx.load(path), TARGETS["arm64-dotprod"] if foreign else host).to_json()[
-            "can_saturate"
-        ],
+        "tool": tool,
+        "arithmetic": "exact integers" if foreign else target.name,
+        **study.judge.figures(found, expected),
+        "can_saturate": certify(onnx.load(path), target).to_json()["can_saturate"],
         "file_bytes": path.stat().st_size,
+        **json.loads(ran.stdout.splitlines()[-1]),
+        "latency_ratio": timed["models"][1]["ratio_to_first"],
+        "conditions": timed["conditions"]["verdict"],
     }
 
 
-def main() -> None:
-    """Run every tool, judge and time its file, and write the results."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        fp32 = folder / "efficientnet-lite0.onnx"
-        efficientnet.write(fp32)
-        calibration, judges = images(folder)
-        np.savez(folder / "calibration.npz", **calibration.batch(range(len(calibration))))
-        expected = predict(open_model(fp32), judges)
-        for number, tool in enumerate(TOOLS):
-            output = folder / f"{number}.onnx"
-            command = [
-                sys.executable,
-                str(HERE / "tools.py"),
-                tool,
-                str(fp32),
-                str(folder / "calibration.npz"),
-                str(output),
-            ]
-            ran = subprocess.run(command, capture_output=True, text=True, check=True)
-            row = {**judge(tool, output, judges, expected), **json.loads(ran.stdout.splitlines()[-1])}
-            timed = edgekd.bench([fp32, output], duration_s=6, repeats=6).to_json()
-            row["latency_ratio"] = timed["models"][1]["ratio_to_first"]
-            row["conditions"] = timed["conditions"]["verdict"]
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+def run(name: str) -> dict[str, Any]:
+    """Return the results of a study."""
+    module, function = STUDIES[name].split(":")
+    prepare: Callable[[Path], Study] = getattr(importlib.import_module(module), function)
+    with tempfile.TemporaryDirectory() as folder:
+        study = prepare(Path(folder))
+        expected = study.judge.answer(open_file(study.fp32, exact=False))
+        rows = []
+        for number, tool in enumerate(study.tools):
+            rows.append(measure(study, tool, Path(folder) / f"{number}.onnx", expected))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        return {
+            "samples": study.judge.counts,
+            "versions": library_versions(LIBRARIES),
+            "fp32": {**study.judge.figures(expected, expected), "file_bytes": study.fp32.stat().st_size},
+            "rows": rows,
+        }
+
+
+def main(names: list[str]) -> None:
+    """Run studies, keep their results and print their tables."""
+    unknown = [name for name in names if name not in STUDIES]
+    if unknown:
+        raise SystemExit(f"no such study: {', '.join(unknown)}; there are {', '.join(STUDIES)}")
+    host = detect_host().name
+    path = HERE / f"results-{host}.json"
+    for name in names or STUDIES:
+        result = run(name)
+        before = json.loads(path.read_text())["studies"] if path.exists() else {}
         write_json(
-            HERE / f"results-{detect_host().name}.json",
+            path,
             {
                 "schema": "edgekd.benchmark/1",
                 "study": "quantize",
-                "model": "efficientnet-lite0",
-                "target": detect_host().name,
-                "cpu": timed["conditions"]["cpu_model"],
-                "versions": library_versions(["numpy", "onnx", "onnxruntime", "torch"]),
-                "samples": {"calibration": len(calibration), "evaluation": len(judges)},
-                "fp32_top1": round(top1(expected, judges.labels), 4),
-                "rows": rows,
+                "target": host,
+                "studies": {**before, name: result},
             },
         )
-    print_table(rows)
+        print_table(name, result)
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print the README's table."""
-    print("| tool | top-1 | agreement | SQNR, dB | layers that can saturate | latency / fp32 | seconds | peak MB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
+def print_table(name: str, result: dict[str, Any]) -> None:
+    """Print a table of the README."""
+    figures = [key for key in result["fp32"] if key not in ("file_bytes", "batch_dependence")]
+    heads = [*(key.replace("_", " ") for key in figures), "can saturate", "latency / fp32", "seconds", "peak MB"]
+    print(f"\n{name}\n\n| tool | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+    fp32 = ["-" if result["fp32"][key] is None else f"{result['fp32'][key]:.4g}" for key in figures]
+    print(f"| fp32 | {' | '.join([*fp32, '-', '1', '-', '-'])} |")
+    for row in result["rows"]:
+        if "failed" in row:
+            print(f"| {row['tool']} | failed: {row['failed']} |{' |' * (len(heads) - 1)}")
+            continue
         ratio = row["latency_ratio"]
-        print(
-            f"| {row['tool']} | {row['top1']:.3f} | {row['agreement']:.3f} | {row['sqnr_db']:.1f} | "
-            f"{row['can_saturate']} | {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) | "
-            f"{row['seconds']:.0f} | {row['peak_bytes'] / 1e6:.0f} |"
-        )
+        cells = [
+            *(f"{row[key]:.4g}" for key in figures),
+            str(row["can_saturate"]),
+            f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})",
+            f"{row['seconds']:.0f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        ]
+        print(f"| {row['tool']} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
