@@ -3,9 +3,9 @@
     pip install -r benchmarks/quantize/requirements.txt
     EDGEKD_DATA=FOLDER python benchmarks/quantize/run.py [STUDY]...
 
-STUDY is efficientnet-lite0, minilm, digits, fashion-mnist or cifar10; all by default. FOLDER holds imagenet-sample.tar,
-banking77/ and cifar10-imagefolder.tar.gz. The studies' results go into results-<instruction set>.json beside this
-file, where those of the others stay; their tables are printed.
+STUDY is efficientnet-lite0, minilm, digits, fashion-mnist or cifar10; all by default. FOLDER holds
+imagenet-sample.tar, banking77/ and cifar10-imagefolder.tar.gz. The studies' results go into
+results-<instruction set>.json beside this file, where those of the others stay; their tables are printed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def open_file(path: Path, *, exact: bool) -> onnxruntime.InferenceSession:
 
 
 def measure(study: Study, tool: str, path: Path, expected: Answers) -> dict[str, Any]:
-    """Make a tool's file and return its figures on this machine, in exact arithmetic where it is for ARM; or its error."""
+    """Make a tool's file and return its figures, or the tool's error.
+
+    They are of this machine's arithmetic, or of exact integers where the file is for ARM.
+    """
     command = [sys.executable, str(HERE / "tools.py"), tool, str(study.fp32), str(study.calibration), str(path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:

@@ -37,7 +37,7 @@ def edgekd_file(target: str = "auto", **method: Any) -> Tool:
     return run
 
 
-def edgekd_dynamic(model: str, calibration: str, output: str) -> None:
+def edgekd_dynamic(model: str, _calibration: str, output: str) -> None:
     """Quantize in our own way, ranges found at run time."""
     import edgekd
 
@@ -64,7 +64,7 @@ def onnxruntime_static(**settings: Any) -> Tool:
 def onnxruntime_dynamic(**settings: Any) -> Tool:
     """Return onnxruntime's own `quantize_dynamic` with weights of int8."""
 
-    def run(model: str, calibration: str, output: str) -> None:
+    def run(model: str, _calibration: str, output: str) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         quantize_dynamic(model, output, weight_type=QuantType.QInt8, **settings)
@@ -105,7 +105,7 @@ def onnxsim_full(method: str) -> Tool:
     return run
 
 
-def onnxsim_dynamic(model: str, calibration: str, output: str) -> None:
+def onnxsim_dynamic(model: str, _calibration: str, output: str) -> None:
     """Quantize with onnxsim, ranges found at run time."""
     import onnx
     import onnxsim
