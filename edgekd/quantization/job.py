@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgekd.data.opening import DataLike
     from edgekd.data.samples import Samples
     from edgekd.quantization.sensitivity import Search
+    from edgekd.quantization.slow_blocks import Quickened
     from edgekd.quantization.speed import Speed
 
 MANIFEST = "manifest.json"
@@ -139,6 +140,7 @@ class Job(ABC):
         samples: int = 0,
         synthetic: bool = False,
         search: Search | None = None,
+        quickened: Quickened | None = None,
         layer_sqnr_db: Mapping[str, float | None] | None = None,
     ) -> Quantized:
         """Return what is known of a file, and measure it if that was asked for.
@@ -153,6 +155,7 @@ class Job(ABC):
             samples: Calibration samples used.
             synthetic: Whether they were made up.
             search: How layers to keep in fp32 were searched for.
+            quickened: How blocks that are slower in 8 bits were looked for.
             layer_sqnr_db: What rounding the weights leaves of each layer's output.
         """
         model = onnx.load_from_string(content)
@@ -172,6 +175,7 @@ class Job(ABC):
             evaluation=evaluation,
             max_drop=self._max_drop,
             search=search,
+            quickened=quickened,
             layer_sqnr_db=layer_sqnr_db or {},
         )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgekd.quantization.audit import Audit
     from edgekd.quantization.saturation import Certificate
     from edgekd.quantization.sensitivity import Search
+    from edgekd.quantization.slow_blocks import Quickened
     from edgekd.quantization.speed import Speed
     from edgekd.scoring import Evaluation
     from edgekd.targets import Target
@@ -35,6 +36,8 @@ class Quantized:
         evaluation: Against the fp32 model, when evaluation data was given.
         max_drop: The gate, or None.
         search: How layers to keep in fp32 were searched for; None where none had to be.
+        quickened: How blocks that are slower in 8 bits were looked for; None where that was not asked for, or the
+            file is no slower than the fp32 model.
         synthetic: Whether the calibration samples were made up, for want of data.
         layer_sqnr_db: Of layers with weights of our choosing, in the order of the graph: the ratio of the output to
             the error that rounding the weights leaves in it, in dB (`noise.py`); None where there is none.
@@ -51,6 +54,7 @@ class Quantized:
     evaluation: Evaluation | None = None
     max_drop: float | None = None
     search: Search | None = None
+    quickened: Quickened | None = None
     synthetic: bool = False
     layer_sqnr_db: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -63,14 +67,16 @@ class Quantized:
 
     def to_json(self) -> dict[str, Any]:
         """Return it in the form of the contract `edgekd.quantization/1`."""
+        reasons = [found.reason for found in (self.search, self.quickened) if found is not None]
         return {
             "schema": SCHEMA,
             "target": self.target.name,
             "effective": dict(self.effective),
             "layers": [{"layer": name, "sqnr_db": _rounded(value)} for name, value in self.layer_sqnr_db.items()],
             "fp32_layers": list(self.fp32_layers),
-            "fp32_reason": None if self.search is None else self.search.reason,
+            "fp32_reason": "; ".join(reasons) or None,
             "mixed_precision": None if self.search is None else self.search.to_json(),
+            "slow_blocks": None if self.quickened is None else self.quickened.to_json(),
             "audit": self.audit.to_json(),
             "speed": None if self.speed is None else self.speed.to_json(),
             "saturation": self.saturation.to_json(),

@@ -33,7 +33,9 @@ from edgekd.quantization.noise import weight_sqnr_db
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.quantization.rounding import DAMPING, DAMPING_OF_PRODUCTS, round_with_feedback
 from edgekd.quantization.sensitivity import Attempt, Search, keep_fewest, measure_sensitivities
+from edgekd.quantization.slow_blocks import return_slow_blocks
 from edgekd.quantization.smoothing import smooth
+from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from edgekd.data.opening import DataLike
     from edgekd.quantization.job import Common
     from edgekd.quantization.result import Quantized
+    from edgekd.quantization.slow_blocks import Quickened
     from edgekd.targets import Target
 
 LARGEST_CHANGE = 1e-3  # of an output by preparing the model, relative to it: float32's rounding stays far below
@@ -165,6 +168,9 @@ class Quantization(Job):
             search = self._search(target, full, path, self._max_drop)
             content, evaluation = search.best.content, search.best.evaluation
             self._progress.note(search.reason)
+        quickened = self._quicken(content, target, path, frozenset() if search is None else search.best.fp32)
+        if quickened is not None and quickened.fp32:
+            content, evaluation = quickened.content, self._judge(quickened.content, path, self._progress)
         return self._describe(
             content,
             target,
@@ -184,6 +190,7 @@ class Quantization(Job):
             synthetic=self._synthetic,
             samples=self._samples,
             search=search,
+            quickened=quickened,
             layer_sqnr_db=self._layer_sqnr_db(target, content),
         )
 
@@ -220,6 +227,23 @@ class Quantization(Job):
             progress=self._progress,
         )
         return keep_fewest(full, sensitivities, attempt, max_drop, progress=self._progress)
+
+    def _quicken(self, content: bytes, target: Target, path: str, fp32: frozenset[str]) -> Quickened | None:
+        """Return the file with its slow blocks in fp32, if it was measured to be slower than the fp32 model."""
+        speed = self._speed(content, target, path, self._data) if self._measure else None
+        if speed is None or speed.ratio.verdict != "slower":
+            return None
+        never = fp32_layers(onnx.load_from_string(content))
+        found = return_slow_blocks(
+            content,
+            speed.ratio,
+            [cost.layer for cost in layer_costs(self._model) if cost.layer not in never],
+            lambda names: self._content(target, fp32 | names, SILENT),
+            lambda file, other: compare_speed(file, other, self._data, name=path).ratio,
+            progress=self._progress,
+        )
+        self._progress.note(found.reason)
+        return found
 
     def _improve(self, quantized: onnx.ModelProto, target: Target, progress: Progress) -> None:
         """Replace the weights and biases that onnxruntime's quantizer wrote by ours."""

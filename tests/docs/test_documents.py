@@ -18,7 +18,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgekd import quantize
+from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.quantization.saturation import certify
+from edgekd.quantization.slow_blocks import Block, Quickened
 from edgekd.quantization.static import Method
 from edgekd.targets import TARGETS
 
@@ -117,7 +119,11 @@ def test_every_key_of_a_quantization_stands_in_the_document(
     dynamic = quantize(content, None, None, mode="dynamic", evaluation=evaluation)
     unsafe = quantize(content, narrow, None, target="x86-vnni").content
     certificate = certify(onnx.load_from_string(unsafe), TARGETS["x86-avx2"]).to_json()
-    found = keys(static.to_json() | {"saturation": certificate}) | keys(dynamic.to_json())
+    ratio = paired_ratio([1.0], [1.0])
+    slow = Quickened(
+        content=b"", before=ratio, fp32=(), gain=None, blocks=(Block(layers=("conv1",), ratio=ratio),)
+    ).to_json()
+    found = keys(static.to_json() | {"saturation": certificate, "slow_blocks": slow}) | keys(dynamic.to_json())
     assert {"speed.ratio.median", "saturation.worst[].excess", "audit.fp32_islands[].share"} <= found
     assert {"mixed_precision.sensitivities[].noise", "effective.batch_dependent"} <= found
     document = (ROOT / "docs" / "quantization.md").read_text()
