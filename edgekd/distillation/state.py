@@ -19,6 +19,7 @@ from edgekd.distillation.optimisation import build_optimizer
 from edgekd.errors import user_code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -59,11 +60,14 @@ class Checkpoints:
 class State:
     """Everything that changes during a training."""
 
-    def __init__(self, module: nn.Module, learnt: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(
+        self, module: nn.Module, learnt: nn.Module, settings: TrainingSettings, device: torch.device
+    ) -> None:
         self.module = module
         self.learnt = learnt  # by the objective
         self.settings = settings
         self.optimizer = build_optimizer(module, learnt, settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.epoch = 0
         self.step = 0  # within the epoch
         self.loss_sum = 0.0
@@ -113,6 +117,7 @@ class State:
             "module": self.module.state_dict(),
             "learnt": self.learnt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
             "position": [self.epoch, self.step],
             "loss_sum": self.loss_sum,
@@ -124,17 +129,12 @@ class State:
         torch.save(content, buffer)
         return buffer.getvalue()
 
-    def restore(self, checkpoints: Checkpoints) -> bool:
-        """Load a checkpoint of the same key; a missing, damaged or foreign one is left alone."""
-        try:
-            content = torch.load(checkpoints.path, weights_only=True)
-            if content["key"] != checkpoints.key:
-                return False
-        except Exception:  # noqa: BLE001  whatever torch finds wrong with it: training starts at the beginning
-            return False
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint holds; see `read_checkpoint`."""
         self.module.load_state_dict(content["module"])
         self.learnt.load_state_dict(content["learnt"])
         self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["random"])
         self.epoch, self.step = content["position"]
         self.loss_sum = content["loss_sum"]
@@ -142,7 +142,17 @@ class State:
         self.best_epoch = content["best_epoch"]
         self.best_weights = content["best_weights"]
         self.first = content["first"]
-        return True
+
+
+def read_checkpoint(checkpoints: Checkpoints | None) -> dict[str, Any] | None:
+    """Return a checkpoint of the same key; a missing, damaged or foreign one is left alone."""
+    if checkpoints is None:
+        return None
+    try:
+        content: dict[str, Any] = torch.load(checkpoints.path, weights_only=True, map_location="cpu")
+        return content if content["key"] == checkpoints.key else None
+    except Exception:  # noqa: BLE001  whatever torch finds wrong with it: training starts at the beginning
+        return None
 
 
 @dataclass
