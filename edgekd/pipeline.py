@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from edgekd.distillation.state import Checkpoints
     from edgekd.distillation.teacher import Teacher
-    from edgekd.distillation.training import Checkpoints, Trained
+    from edgekd.distillation.training import Trained
 
 PARITY_SAMPLES = 64
 TRAINING_LIBRARIES = ("numpy", "torch")
@@ -294,7 +295,7 @@ class _Pipeline:
         make: Callable[[Checkpoints], Trained],
         every_s: float,
     ) -> Artifact:
-        from edgekd.distillation.training import Checkpoints
+        from edgekd.distillation.state import Checkpoints
         from edgekd.models import count_parameters, dump_weights
 
         origin = Origin(

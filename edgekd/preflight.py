@@ -43,8 +43,12 @@ def check_names(recipe: Recipe) -> None:
     with_key("quantize.target", find_target, recipe.quantize.target)
     for module in NEEDED:
         require_extra("train", module)
+    from edgekd.distillation.precision import check_precision
+    from edgekd.distillation.running import best_device
     from edgekd.models import source_digest
 
+    for section, training in {"teacher": recipe.teacher, "distill": recipe.distill}.items():
+        with_key(f"{section}.precision", check_precision, training.precision, best_device())
     for section, model in _architectures(recipe).items():
         with_key(f"{section}.model", source_digest, model.model, recipe.folder)
 

@@ -112,7 +112,11 @@ class TrainingSettings(Settings):
     epochs: int = Field(default=30, ge=1, le=1_000_000)
     """Passes over the training samples; the best one on the validation split is kept."""
     batch_size: int = Field(default=64, ge=1, le=1_000_000)
-    """Samples in a step."""
+    """Samples in a batch, of all processes together."""
+    accumulate: int = Field(default=1, ge=1, le=10_000)
+    """Batches in a step: their gradients are added up, as if one batch were so many times as large."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In what the network computes while it is trained; weights and losses stay in fp32. `fp16` needs a GPU."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     learning_rate: float = Field(default=0.1, ge=1e-12, le=1000)

@@ -17,6 +17,7 @@ PACKAGE = Path(edgekd.__file__).parent
 # Leaves first. A room may import what stands above it in this table, if it is named.
 WORDS = {"errors", "text", "progress"}
 LEAVES = WORDS | {
+    "launch",
     "artifact",
     "temporary",
     "metrics",
@@ -31,6 +32,7 @@ ALLOWED = {
     "errors": set(),
     "text": set(),
     "progress": set(),
+    "launch": WORDS,
     "artifact": WORDS,
     "temporary": WORDS,
     "metrics": WORDS,

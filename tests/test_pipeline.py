@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from listening import Heard
 from PIL import Image
 
@@ -17,6 +18,7 @@ from edgekd import pipeline
 from edgekd.artifact import card_path
 from edgekd.benchmarking.conditions import Conditions
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
+from edgekd.distillation import running
 from edgekd.drivers import host
 from edgekd.errors import EdgekdError, MissingExtraError, ModelError, RecipeError
 from edgekd.preflight import check_recipe
@@ -118,13 +120,16 @@ def test_a_damaged_card_is_made_again(recipe: Path, damage: dict[str, Any]) -> N
         ("quantize.target=x86-vnn", r"quantize\.target: unknown target 'x86-vnn' \(perhaps you meant 'x86-vnni'\?\)"),
         ("student.model=resnt8", r"student\.model: no model is named 'resnt8'"),
         ("student.model=nobody:net", r"student\.model: nobody:net: there is no module 'nobody'"),
+        ("distill.precision=fp16", r"distill\.precision: fp16 needs a GPU, and there is none here"),
+        ("teacher.precision=fp16", r"teacher\.precision: fp16 needs a GPU"),
         ("student.model=mlp-0", r"student\.model: .*from 1 to 65536"),
         ("student.arguments={depth = 2}", r"student\.model: mlp-4: a built-in model takes no arguments"),
     ],
 )
 def test_what_is_needed_later_is_checked_before_anything_is_trained(
-    recipe: Path, override: str, message: str
+    recipe: Path, override: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(running, "best_device", lambda: torch.device("cpu"))
     heard = Heard()
     with pytest.raises(RecipeError, match=message):
         pipeline.run(recipe, recipe.parent / "run", overrides=[override], progress=heard)

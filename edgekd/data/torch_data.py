@@ -15,7 +15,7 @@ from edgekd.errors import DataError, EdgekdError, UsageError
 from edgekd.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from multiprocessing.context import BaseContext
 
     from numpy.typing import NDArray
@@ -52,6 +52,29 @@ class Views:
     seed: int
 
 
+class Share(NamedTuple):
+    """What of each batch is a process's own: a run of samples, as long as the others' or by one shorter.
+
+    Attributes:
+        rank: The number of the process.
+        size: How many there are.
+    """
+
+    rank: int
+    size: int
+
+    def of(self, count: int) -> int:
+        """Return how many of `count` samples that is."""
+        return count // self.size + (self.rank < count % self.size)
+
+    def take(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the share of a batch."""
+        return np.array_split(batch, self.size)[self.rank]
+
+
+ALL = Share(rank=0, size=1)
+
+
 class TrainingBatches:
     """Shuffled, augmented batches, epoch after epoch.
 
@@ -61,10 +84,11 @@ class TrainingBatches:
     change the speed and nothing else. torch's own random state is not touched. With `views` each sample is seen in so
     many views, over and over.
 
-    A last, smaller batch is kept if it holds at least 2 samples: batch normalisation needs that many.
+    A step takes `accumulate` batches, and each batch is shared out among the processes of the training. A last,
+    smaller batch is kept if it holds at least 2 samples for each of them: batch normalisation needs that many.
 
     Attributes:
-        steps: Batches in an epoch.
+        steps: Steps in an epoch; the last one may have fewer batches.
         samples: How many samples there are.
     """
 
@@ -78,21 +102,25 @@ class TrainingBatches:
         flip: bool = False,
         views: Views | None = None,
         workers: int = 0,
+        accumulate: int = 1,
+        share: Share = ALL,
     ) -> None:
         """Prepare to read `samples`, which must have labels and a single input.
 
         Args:
             samples: What to train on.
-            batch_size: Samples in a step.
+            batch_size: Samples in a batch, of all processes together.
             seed: Of the order and the augmentation.
             crop_padding: Largest shift in pixels; images in NCHW only.
             flip: Mirror at random; images in NCHW only.
             views: Augmentations to be repeated; None: a new one in each epoch.
             workers: Processes that read ahead; 0 reads in this process.
+            accumulate: Batches in a step.
+            share: What of each batch is this process's.
 
         Raises:
-            DataError: there are no labels, or fewer than 2 samples.
-            UsageError: several inputs, or augmentation of what is no image.
+            DataError: there are no labels, or fewer than 2 samples for each process.
+            UsageError: several inputs, augmentation of what is no image, or batches too small to be shared out.
         """
         if samples.labels is None:
             raise DataError(f"{samples.name}: training needs labels, the data has none")
@@ -102,29 +130,50 @@ class TrainingBatches:
                 f"{samples.name}: shifting and mirroring are for images of shape (N, channels, height, width), found "
                 f"{('N', *probe.shape[1:])}"
             )
+        least = 2 * share.size
+        if share.size > 1 and batch_size < least:
+            raise UsageError(
+                f"batch_size = {batch_size} is shared out among {share.size} processes; it must be {least} or more, "
+                "2 samples for each"
+            )
         self.samples = len(samples)
-        self.steps = len(samples) // batch_size + (len(samples) % batch_size >= 2)
+        self._batches_each = len(samples) // batch_size + (len(samples) % batch_size >= least)
+        self.steps = -(-self._batches_each // accumulate)
         if not self.steps:
-            raise DataError(f"{samples.name}: {counted(len(samples), 'sample')}; training needs at least 2")
+            raise DataError(f"{samples.name}: {counted(len(samples), 'sample')}; training needs at least {least}")
         self._labels = samples.labels
         self._inputs = _Inputs(samples, crop_padding, flip)
         self._batch_size = batch_size
+        self._accumulate = accumulate
+        self._share = share
         self._seed = seed
         self._view_seed = seed if views is None else views.seed
         self._views = None if views is None else views.count
         self._workers = workers
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[TensorBatch]:
-        """Yield the batches `start_step`, `start_step + 1`, ... of an epoch.
+    def weights(self, step: int) -> tuple[float, ...]:
+        """Return how much each batch of a step counts here: the mean over processes of the weighed sum is the step's.
+
+        A process's mean over its share of a batch is weighed by the samples in it, against an even share of the step.
+        """
+        first = step * self._accumulate
+        numbers = range(first, min(first + self._accumulate, self._batches_each))
+        sizes = [min(self._batch_size, self.samples - number * self._batch_size) for number in numbers]
+        return tuple(self._share.of(size) * self._share.size / sum(sizes) for size in sizes)
+
+    def epoch(self, number: int, start_step: int = 0) -> Generator[TensorBatch, None, None]:
+        """Yield this process's share of the batches of an epoch, from step `start_step` on.
 
         Raises:
             DataError: a sample cannot be read or holds NaN; also when a worker process found out.
         """
         count = len(self._labels)
         order = permutation(count, seed=self._seed, stream=Stream.ORDER, epoch=number)
-        starts = range(start_step * self._batch_size, self.steps * self._batch_size, self._batch_size)
+        starts = (batch * self._batch_size for batch in range(start_step * self._accumulate, self._batches_each))
         view = number if self._views is None else number % self._views
-        yield from self._batches([order[start : start + self._batch_size] for start in starts], view)
+        yield from self._batches(
+            [self._share.take(order[start : start + self._batch_size]) for start in starts], view
+        )
 
     def view(self, number: int, start: int, stop: int, batch_size: int) -> Iterator[TensorBatch]:
         """Yield the samples at positions `start` to `stop - 1`, in order, augmented as in epoch `number`.

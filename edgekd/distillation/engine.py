@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
+    from edgekd.distillation.state import Checkpoints
     from edgekd.distillation.taps import Taps
     from edgekd.distillation.teacher import Ask, Teacher
     from edgekd.distillation.terms import Shape, Term
-    from edgekd.distillation.training import Checkpoints, Trained
+    from edgekd.distillation.training import Trained
 
 
 def distill(

@@ -24,7 +24,7 @@ class Taps:
         self._found: dict[str, Any] = {}
 
     def take(self) -> tuple[Tensor, ...]:
-        """Return the features in the order of the paths, and forget them.
+        """Return the features in the order of the paths, as float32, and forget them.
 
         Raises:
             ModelError: a module was not run since the last call, or its output is not one tensor of floats.
@@ -41,7 +41,7 @@ class Taps:
                 f"distill.taps: the module {path!r} must give one tensor of floats of shape (samples, ...), "
                 f"found {type(feature).__name__}"
             )
-        return feature
+        return feature.float()
 
     def hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         """Return the forward hook that keeps the output of the module at `path`; of several calls the last."""

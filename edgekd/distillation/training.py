@@ -1,60 +1,49 @@
 """The training loop: one for teachers, students and controls; what they learn from is an objective.
 
-A killed training continues from its last checkpoint bit-exactly: the checkpoint holds weights (of the network and of
-what the objective learns), optimizer, torch's random state and the position (epoch, step). The order of samples,
-their augmentation, the learning rate and the schedules of terms are functions of that position.
+A killed training continues from its last checkpoint bit-exactly: `state.py` keeps all that changes, and the order of
+samples, their augmentation, the learning rate and the schedules of terms are functions of the position in it.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-import io
+import hashlib
 import math
 import operator
-import time
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from edgekd.artifact import rounded, write_bytes
 from edgekd.data.opening import open_data
-from edgekd.data.torch_data import TrainingBatches, Views, tensor_batches
+from edgekd.data.torch_data import Share, TrainingBatches, Views, tensor_batches
 from edgekd.distillation.objective import Step
+from edgekd.distillation.optimisation import learning_rate
+from edgekd.distillation.precision import Precision, check_precision, computing_in
+from edgekd.distillation.processes import Processes, join
 from edgekd.distillation.running import best_device, placed, run_logits
+from edgekd.distillation.state import Saver, State, read_checkpoint
 from edgekd.errors import DataError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from edgekd.data.samples import Samples
+    from edgekd.data.torch_data import TensorBatch
     from edgekd.distillation.objective import Objective
+    from edgekd.distillation.state import Checkpoints, Epoch
     from edgekd.progress import Task
     from edgekd.recipe import TrainingSettings
 
+WHOLE = ""  # the name of the whole loss among its parts
 EXPLODED = 1e4  # a part of the loss that is so many times as large as at first (or as 1) will not come back
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One pass over the training samples.
-
-    Attributes:
-        loss: Mean training loss.
-        validation_loss: Mean cross-entropy on the validation split.
-        validation_top1: Accuracy on the validation split.
-    """
-
-    loss: float
-    validation_loss: float
-    validation_top1: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +54,18 @@ class Trained:
         module: In eval mode on the CPU, with the weights of that epoch.
         history: Every epoch.
         best_epoch: Index into `history`.
+        processes: How many trained it.
     """
 
     module: nn.Module
     history: tuple[Epoch, ...]
     best_epoch: int
+    processes: int = 1
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures for a card."""
         return {
+            "processes": self.processes,
             "best_epoch": self.best_epoch,
             "validation_top1": self.history[self.best_epoch].validation_top1,
             "history": [asdict(epoch) for epoch in self.history],
@@ -93,21 +85,6 @@ class Augmentation:
     crop_padding: int = 0
     flip: bool = False
     views: Views | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoints:
-    """Where an interrupted training is picked up again.
-
-    Attributes:
-        path: The file.
-        key: Says what is being trained; a checkpoint with another key is not used.
-        every_s: Seconds between two of them.
-    """
-
-    path: Path
-    key: str
-    every_s: float = 10.0
 
 
 def train_network(
@@ -144,33 +121,43 @@ def train_network(
         UsageError: the seed is out of range.
     """
     samples, judges = open_labelled(train), open_labelled(validation)
+    processes, device = join(), best_device()
+    progress = processes.heard(progress)
+    check_precision(settings.precision, device)
     loader = training_batches(samples, settings, augmentation, seed)
-    classes = _Classes(samples, judges)
-    device = best_device()
+    learner = _Learner(module, objective, _Classes(samples, judges), settings.precision)
     with torch.random.fork_rng(), placed(module, device), placed(objective.learnt, device):
         torch.manual_seed(seed)
-        state = _State(module, objective.learnt, settings)
-        resumed = checkpoints is not None and state.restore(checkpoints)
-        total = settings.epochs * loader.steps
-        done = state.epoch * loader.steps + state.step
-        if resumed:
+        state = State(module, objective.learnt, settings, device)
+        saved = processes.on_main(lambda: read_checkpoint(checkpoints))
+        if saved is not None:
+            state.restore(saved)
             progress.note(f"{title}: continues at epoch {state.epoch + 1} of {settings.epochs}")
-        saver = _Saver(state, checkpoints, written=resumed)
+        work = _Work(
+            state=state,
+            loader=loader,
+            learner=processes.connected(learner),
+            device=device,
+            processes=processes,
+            seed=None if processes.size == 1 and device.type == "cpu" else seed,
+        )
+        saver = Saver(state, checkpoints if processes.is_main else None, written=saved is not None)
         try:
-            with progress.task(title, total, done) as task:
+            with progress.task(title, work.total, work.done) as task:
                 while not state.finished:
-                    _train_epoch(state, loader, classes, objective, total, device, saver, task)
-                    state.finish_epoch(*_validate(module, judges, settings.batch_size, device))
+                    _train_epoch(work, saver, task)
+                    state.finish_epoch(*_validate(work, judges))
                     saver.save_when_due()
         except _Diverged as problem:
             state.bring_back_best()
-            raise ModelError(f"training diverged: {problem}; {saver.last_good()}") from problem
+            left = processes.on_main(saver.last_good)
+            raise ModelError(f"training diverged: {problem}; {left}") from problem
         state.bring_back_best()
         if len(state.history) < settings.epochs:
             progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
         with user_code("the network's eval() failed"):
             module.eval()
-    return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch)
+    return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch, processes=processes.size)
 
 
 def training_batches(
@@ -187,6 +174,8 @@ def training_batches(
         flip=augmentation.flip,
         views=augmentation.views,
         workers=settings.workers,
+        accumulate=settings.accumulate,
+        share=Share(join().rank, join().size),
     )
 
 
@@ -227,171 +216,119 @@ class _Diverged(Exception):  # noqa: N818  it ends a training, and is told as a 
     """What went wrong, and where."""
 
 
-class _State:
-    """Everything that changes during a training."""
+class _Learner(nn.Module):
+    """A network and its objective as one module that gives the loss: what is run in a step."""
 
-    def __init__(self, module: nn.Module, learnt: nn.Module, settings: TrainingSettings) -> None:
-        self.module = module
-        self.learnt = learnt  # by the objective
-        self.settings = settings
-        self.optimizer = _optimizer(module, learnt, settings)
-        self.epoch = 0
-        self.step = 0  # within the epoch
-        self.loss_sum = 0.0
-        self.history: list[Epoch] = []
-        self.best_epoch = -1
-        self.best_weights: dict[str, Any] = {}
-        self.first: dict[str, float] = {}  # each part of the loss, when it first counted
+    def __init__(self, network: nn.Module, objective: Objective, classes: _Classes, precision: Precision) -> None:
+        super().__init__()
+        self.network = network
+        self.learnt = objective.learnt
+        self._objective = objective
+        self._classes = classes
+        self._precision = precision
 
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or no better one has come for too long."""
-        patience = self.settings.patience
-        waited = len(self.history) - 1 - self.best_epoch
-        return self.epoch >= self.settings.epochs or (patience is not None and waited >= patience)
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether all weights are."""
-        values = (*self.module.state_dict().values(), *self.learnt.state_dict().values())
-        return all(bool(torch.isfinite(value).all()) for value in values if isinstance(value, torch.Tensor))
-
-    def finish_epoch(self, validation_loss: float, validation_top1: float) -> None:
-        """Book an epoch; a better one on validation (accuracy, then loss) becomes the best."""
-        epoch = Epoch(
-            loss=rounded(self.loss_sum / self.step),
-            validation_loss=rounded(validation_loss),
-            validation_top1=rounded(validation_top1),
-        )
-        best = self.history[self.best_epoch] if self.history else None
-        self.history.append(epoch)
-        if best is None or _rank(epoch) > _rank(best):
-            self.best_epoch = self.epoch
-            self.best_weights = copy.deepcopy(self.module.state_dict())
-        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
-
-    def bring_back_best(self) -> None:
-        """Give the network the weights of its best epoch, if one was finished."""
-        if self.best_epoch >= 0:
-            with user_code("the network's load_state_dict() failed"):
-                self.module.load_state_dict(self.best_weights)
-
-    def dump(self, key: str) -> bytes:
-        buffer = io.BytesIO()
-        content = {
-            "key": key,
-            "module": self.module.state_dict(),
-            "learnt": self.learnt.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "position": [self.epoch, self.step],
-            "loss_sum": self.loss_sum,
-            "history": [asdict(epoch) for epoch in self.history],
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
-            "first": self.first,
-        }
-        torch.save(content, buffer)
-        return buffer.getvalue()
-
-    def restore(self, checkpoints: Checkpoints) -> bool:
-        """Load a checkpoint of the same key; a missing, damaged or foreign one is left alone."""
-        try:
-            content = torch.load(checkpoints.path, weights_only=True)
-            if content["key"] != checkpoints.key:
-                return False
-        except Exception:  # noqa: BLE001  whatever torch finds wrong with it: training starts at the beginning
-            return False
-        self.module.load_state_dict(content["module"])
-        self.learnt.load_state_dict(content["learnt"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["random"])
-        self.epoch, self.step = content["position"]
-        self.loss_sum = content["loss_sum"]
-        self.history = [Epoch(**epoch) for epoch in content["history"]]
-        self.best_epoch = content["best_epoch"]
-        self.best_weights = content["best_weights"]
-        self.first = content["first"]
-        return True
-
-
-@dataclass
-class _Saver:
-    """Writes checkpoints when enough time has passed. When they are written does not change any result."""
-
-    state: _State
-    checkpoints: Checkpoints | None
-    written: bool
-    last: float = field(default_factory=time.monotonic)
-
-    def save_when_due(self) -> None:
-        """Write one, unless the training is about to diverge: the last good one then stays."""
-        if self.checkpoints is None or time.monotonic() - self.last < self.checkpoints.every_s:
-            return
-        if self.state.is_finite:
-            write_bytes(self.checkpoints.path, self.state.dump(self.checkpoints.key))
-            self.written = True
-        self.last = time.monotonic()
-
-    def last_good(self) -> str:
-        """Say what is left of a training that diverged."""
-        best = self.state.best_epoch
-        kept = f"the weights of epoch {best + 1} are kept" if best >= 0 else "no epoch had been finished"
-        if self.checkpoints is None or not self.written:
-            return kept
-        return f"{kept}; the last good checkpoint is {self.checkpoints.path}"
-
-
-def _train_epoch(
-    state: _State,
-    loader: TrainingBatches,
-    classes: _Classes,
-    objective: Objective,
-    total: int,
-    device: torch.device,
-    saver: _Saver,
-    task: Task,
-) -> None:
-    with user_code("the network's train() failed"):
-        state.module.train()
-    for inputs, labels, positions in loader.epoch(state.epoch, state.step):
-        done = state.epoch * loader.steps + state.step
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(done, total, state.settings)
-        moved = inputs.to(device)
-        logits = run_logits(state.module, moved)
+    def forward(self, inputs: Tensor, make_step: Callable[..., Step]) -> dict[str, Tensor]:
+        """Return the parts of the loss; `make_step(logits=...)` gives the step."""
+        with computing_in(self._precision, inputs.device):
+            logits = run_logits(self.network, inputs)
         if not logits.requires_grad:
             raise ModelError(
                 "the network's logits carry no gradient, so it cannot learn: its forward() detaches them, computes "
                 "them without gradients, or none of the parameters in use is trainable"
             )
-        classes.check(logits)
-        step = Step(
-            inputs=moved,
-            logits=logits,
-            labels=labels.to(device),
-            positions=positions,
+        self._classes.check(logits)
+        return self._objective(make_step(logits=logits.float()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A training that is under way.
+
+    Attributes:
+        state: All that changes.
+        loader: Gives the batches.
+        learner: A `_Learner`, connected to those of other processes.
+        device: Where it runs.
+        processes: Who takes part.
+        seed: With the position it decides torch's random state in every batch; None: that is a single sequence, kept
+            in checkpoints, as it can be in one process on one CPU.
+    """
+
+    state: State
+    loader: TrainingBatches
+    learner: nn.Module
+    device: torch.device
+    processes: Processes
+    seed: int | None
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole training."""
+        return self.state.settings.epochs * self.loader.steps
+
+    @property
+    def done(self) -> int:
+        """Steps that are done."""
+        return self.state.epoch * self.loader.steps + self.state.step
+
+
+def _train_epoch(work: _Work, saver: Saver, task: Task) -> None:
+    state = work.state
+    with user_code("the network's train() failed"):
+        state.module.train()
+    with closing(work.loader.epoch(state.epoch, state.step)) as batches:
+        while state.step < work.loader.steps:
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(work.done, work.total, state.settings)
+            state.optimizer.zero_grad(set_to_none=True)
+            losses = _backward(work, batches)
+            _watch(state, losses)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            state.step += 1
+            state.loss_sum += losses[WHOLE]
+            task.advance(1, f"loss {losses[WHOLE]:.3f}")
+            saver.save_when_due()
+
+
+def _backward(work: _Work, batches: Iterator[TensorBatch]) -> dict[str, float]:
+    """Leave the gradients of a step in the parameters, and return its loss: the whole, and each part."""
+    state, weights = work.state, work.loader.weights(work.state.step)
+    told: Tensor | float = 0.0
+    names: list[str] = []
+    for number, (weight, batch) in enumerate(zip(weights, batches, strict=False)):
+        if work.seed is not None:
+            torch.manual_seed(_seed_of(work.seed, work.processes.rank, work.done, number))
+        inputs = batch.inputs.to(work.device)
+        make_step = functools.partial(
+            Step,
+            inputs=inputs,
+            labels=batch.labels.to(work.device),
+            positions=batch.positions,
             epoch=state.epoch,
-            share=done / total,
+            share=work.done / work.total,
         )
-        parts = objective(step)
-        loss = functools.reduce(operator.add, parts.values())
-        value = float(loss.detach())
-        _watch(state, parts, value)
-        state.optimizer.zero_grad(set_to_none=True)
-        with user_code("the network's backward pass failed"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        state.step += 1
-        state.loss_sum += value
-        task.advance(1, f"loss {value:.3f}")
-        saver.save_when_due()
+        with nullcontext() if number == len(weights) - 1 else work.processes.apart(work.learner):
+            with work.processes.reached():
+                parts = work.learner(inputs, make_step)
+            loss = functools.reduce(operator.add, parts.values())
+            with user_code("the network's backward pass failed"), work.processes.reached():
+                state.scaler.scale(loss if weight == 1 else loss * weight).backward()
+        names = [WHOLE, *parts]
+        told = told + weight * torch.stack([loss, *parts.values()]).detach()
+    assert isinstance(told, torch.Tensor)
+    return dict(zip(names, work.processes.mean(told).tolist(), strict=True))
 
 
-def _watch(state: _State, parts: Mapping[str, Tensor], loss: float) -> None:
+def _seed_of(*numbers: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8])
+
+
+def _watch(state: State, losses: Mapping[str, float]) -> None:
     """Stop a training whose loss is not finite or has exploded, and name the term."""
-    values = {name: loss if len(parts) == 1 else float(part.detach()) for name, part in parts.items()}
-    for name, value in values.items():
+    for name, value in losses.items():
+        if name == WHOLE:
+            continue
         first = state.first.setdefault(name, value)
         if not math.isfinite(value) or abs(value) > EXPLODED * max(1.0, abs(first)):
             raise _Diverged(
@@ -401,43 +338,18 @@ def _watch(state: _State, parts: Mapping[str, Tensor], loss: float) -> None:
 
 
 @torch.no_grad()
-def _validate(module: nn.Module, judges: Samples, batch_size: int, device: torch.device) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy."""
+def _validate(work: _Work, judges: Samples) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy. Each process judges its share of the batches, in fp32."""
+    module, processes = work.state.module, work.processes
+    processes.align_buffers(module)
     module.eval()
     loss, correct = 0.0, 0
-    for inputs, labels, _ in tensor_batches(judges, batch_size):
-        logits = run_logits(module, inputs.to(device)).cpu()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == labels).sum())
+    for number, (inputs, labels, _) in enumerate(tensor_batches(judges, work.state.settings.batch_size)):
+        if number % processes.size == processes.rank:
+            logits = run_logits(module, inputs.to(work.device)).cpu()
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            correct += int((logits.argmax(dim=1) == labels).sum())
+    loss, correct = (sum(values) for values in zip(*processes.gathered((loss, correct)), strict=True))
     if not math.isfinite(loss):
         raise _Diverged("the validation loss is not finite; a lower learning_rate is the usual remedy")
     return loss / len(judges), correct / len(judges)
-
-
-def learning_rate(step: int, total: int, settings: TrainingSettings) -> float:
-    """Return the rate at a step: linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017)."""
-    warmup = int(total * settings.warmup)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _optimizer(module: nn.Module, learnt: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ModelError("the network has no parameters to train")
-    trainable += learnt.parameters()
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        trainable,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _rank(epoch: Epoch) -> tuple[float, float]:
-    return epoch.validation_top1, -epoch.validation_loss

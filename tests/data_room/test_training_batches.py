@@ -11,7 +11,7 @@ import torch
 from edgekd.data import ArraySamples
 from edgekd.data.counter_random import Stream, random_words
 from edgekd.data.npz import open_npz
-from edgekd.data.torch_data import TensorBatch, TrainingBatches, Views, mirror, shift, tensor_batches
+from edgekd.data.torch_data import Share, TensorBatch, TrainingBatches, Views, mirror, shift, tensor_batches
 from edgekd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,38 @@ def test_a_last_batch_of_one_sample_is_dropped(batch_size: int, sizes: list[int]
     loader = TrainingBatches(SAMPLES, batch_size=batch_size, seed=0)
     assert [len(batch.labels) for batch in loader.epoch(0)] == sizes
     assert loader.steps == len(sizes)
+
+
+@pytest.mark.parametrize(("accumulate", "size"), [(1, 1), (3, 1), (1, 3), (4, 2)])
+def test_processes_share_out_the_batches_and_steps_take_several(accumulate: int, size: int) -> None:
+    """Together all processes see just the batches of one, in shares that weigh what they hold."""
+    whole = list(TrainingBatches(SAMPLES, **AUGMENTED).epoch(2))
+    if size == 3:
+        whole.pop()  # 5 samples, fewer than 2 for each
+    loaders = [
+        TrainingBatches(SAMPLES, accumulate=accumulate, share=Share(rank, size), **AUGMENTED) for rank in range(size)
+    ]
+    found = [list(loader.epoch(2)) for loader in loaders]
+    for number, expected in enumerate(whole):
+        parts = [shares[number] for shares in found]
+        same([TensorBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))], [expected])
+        assert max(len(part.labels) for part in parts) - min(len(part.labels) for part in parts) <= 1
+    for step in range(loaders[0].steps):
+        batches = slice(step * accumulate, (step + 1) * accumulate)
+        samples = sum(len(batch.labels) for batch in whole[batches])
+        for shares, loader in zip(found, loaders, strict=True):
+            held = [len(batch.labels) * size / samples for batch in shares[batches]]
+            assert loader.weights(step) == pytest.approx(held)
+        same(loaders[0].epoch(2, step), found[0][step * accumulate :])
+    assert loaders[0].steps == -(-len(whole) // accumulate)
+
+
+def test_batches_too_small_to_be_shared_out_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"batch_size = 8 is shared out among 5 processes; it must be 10 or more"):
+        TrainingBatches(SAMPLES, share=Share(0, 5), **AUGMENTED)
+    few = ArraySamples({"x": IMAGES[:3], "labels": LABELS[:3]}, name="few")
+    with pytest.raises(DataError, match="few: 3 samples; training needs at least 4"):
+        TrainingBatches(few, batch_size=8, seed=0, share=Share(0, 2))
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 7])

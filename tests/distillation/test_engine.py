@@ -21,10 +21,12 @@ from edgekd.distillation.cache import OtherAnswersError
 from edgekd.distillation.engine import check_terms, distill
 from edgekd.distillation.losses.response import confidence_weights, kd_loss
 from edgekd.distillation.objective import LabelObjective, Step, TeacherObjective, _names
+from edgekd.distillation.optimisation import learning_rate
+from edgekd.distillation.state import Checkpoints
 from edgekd.distillation.taps import tapped
 from edgekd.distillation.teacher import Answers, TorchTeacher
 from edgekd.distillation.terms import build_term
-from edgekd.distillation.training import Augmentation, Checkpoints, learning_rate, train_network
+from edgekd.distillation.training import Augmentation, train_network
 from edgekd.errors import ModelError, UsageError
 from edgekd.models import dump_weights
 from edgekd.onnx_export import export

@@ -12,8 +12,10 @@ from edgekd.data import ArraySamples
 from edgekd.distillation import training
 from edgekd.distillation.engine import distill
 from edgekd.distillation.objective import LabelObjective
+from edgekd.distillation.optimisation import learning_rate
 from edgekd.distillation.running import safe_in_channels_last
-from edgekd.distillation.training import Augmentation, Checkpoints, Trained, learning_rate, train_network
+from edgekd.distillation.state import Checkpoints
+from edgekd.distillation.training import Augmentation, Trained, train_network
 from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.models import build, dump_weights
 from edgekd.recipe import DistillSettings, TrainingSettings
