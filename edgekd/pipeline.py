@@ -111,7 +111,7 @@ class _Pipeline:
         evaluation = self.evaluate(roles)
         bench = bench_roles(roles, self.recipe.bench, self.folder / "bench.json", self.progress)
         parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
-        content = report_content(self.recipe, roles, parameters, evaluation, bench)
+        content = report_content(self.recipe, roles, parameters, evaluation, bench, self.networks.score_seeds())
         write_json(self.folder / "report.json", content)
         self._draw()
         return RunReport(folder=self.folder, content=content)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgekd.artifact import Artifact, Origin, canonical_json
+from edgekd.artifact import Artifact, Origin, canonical_json, indented_json, rounded
 from edgekd.errors import ModelError
 from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings
 from edgekd.stages import RUNTIME_LIBRARIES, Stages
+from edgekd.text import share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
@@ -22,6 +24,26 @@ if TYPE_CHECKING:
     from edgekd.distillation.training import Checkpoints, Trained
 
 TRAINING_LIBRARIES = ("numpy", "torch")
+
+
+class Training(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        seed: Of its first weights, the order of samples and their augmentation.
+        origin: What it was made from.
+        weights: Its file.
+    """
+
+    seed: int
+    origin: Origin
+    weights: Artifact
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Its best epoch's accuracy on the validation split, then the loss there: the larger, the better."""
+        best = self.weights.metrics["history"][self.weights.metrics["best_epoch"]]
+        return best["validation_top1"], -best["validation_loss"]
 
 
 class Networks:
@@ -41,14 +63,65 @@ class Networks:
         self.contract = splits.contract
         self.stages = stages
         self.data_parents = data_parents
+        self.trainings: dict[str, list[Training]] = {}  # of control and student, one for each seed
 
     def train(self) -> dict[str, Artifact]:
-        """Return the weights by role: teacher, control if asked for, student."""
+        """Return the weights by role: teacher, control if asked for, student.
+
+        With several seeds control and student are trained with each, and the best on the validation split is kept.
+        """
         weights = {"teacher": self.teacher()}
+        seeds = self.recipe.training_seeds
         if self.recipe.distill.control:
-            weights["control"] = self.control()
-        weights["student"] = self.student(weights["teacher"])
-        return weights
+            self.trainings["control"] = [self.control(seed) for seed in seeds]
+        self.trainings["student"] = [self.student(weights["teacher"], seed) for seed in seeds]
+        return weights | {role: self._best(role, trainings) for role, trainings in self.trainings.items()}
+
+    def _best(self, role: str, trainings: Sequence[Training]) -> Artifact:
+        """Return the training that did best on the validation split, the first of equals, as the role's file."""
+        if len(trainings) == 1:
+            return trainings[0].weights
+        best = max(trainings, key=lambda training: training.rank)
+        file = _file(role)
+        self.stages.progress.note(
+            f"{role}: seed {best.seed} is the best on the validation split ({share(best.rank[0])}), kept as {file}"
+        )
+        return self.stages.copy(best.weights, file, best.origin)
+
+    def score_seeds(self) -> dict[str, Any] | None:
+        """Return what control and student of every seed score, after `train`; None where there is one seed.
+
+        `seeds`, and by role `test_top1` and `validation_top1` of each seed, and `shipped_seed`.
+        """
+        seeds = self.recipe.training_seeds
+        if len(seeds) == 1:
+            return None
+        origin = Origin(
+            stage="seeds",
+            settings={"seeds": list(seeds)},
+            parents={
+                **self.data_parents,
+                **{_file(role, t.seed): t.weights.sha256 for role, found in self.trainings.items() for t in found},
+            },
+            libraries=TRAINING_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            scores = {role: self._scores(trainings) for role, trainings in self.trainings.items()}
+            return indented_json({"seeds": list(seeds), **scores}), {}
+
+        scores: dict[str, Any] = json.loads(self.stages.make("seeds.json", origin, make).path.read_bytes())
+        return scores
+
+    def _scores(self, trainings: Sequence[Training]) -> dict[str, Any]:
+        from edgekd.distillation.running import accuracy
+
+        modules = (self.load(self.recipe.student, training.weights) for training in trainings)
+        return {
+            "test_top1": [rounded(accuracy(module, self.splits.test)) for module in modules],
+            "validation_top1": [training.rank[0] for training in trainings],
+            "shipped_seed": max(trainings, key=lambda training: training.rank).seed,
+        }
 
     def teacher(self) -> Artifact:
         """Return the teacher: trained, or as the recipe names it."""
@@ -57,14 +130,17 @@ class Networks:
             return self._onnx_teacher(settings.onnx, settings.contract)
         if settings.checkpoint is not None:
             return self._given_teacher(settings.checkpoint)
+        seed, title = self.recipe.seed, "train the teacher"
         return self._trained(
             "teacher",
+            "teacher.safetensors",
             settings,
             settings.effective(),
             {},
-            lambda checkpoints: self._train_on_labels(settings, settings, "train the teacher", checkpoints),
+            lambda checkpoints: self._train_on_labels(settings, settings, title, seed, checkpoints),
+            seed,
             settings.checkpoint_s,
-        )
+        ).weights
 
     def _given_teacher(self, checkpoint: Path) -> Artifact:
         from edgekd.artifact import sha256_file
@@ -107,64 +183,83 @@ class Networks:
 
         return self.stages.make("teacher.onnx", origin, make)
 
-    def control(self) -> Artifact:
+    def control(self, seed: int) -> Training:
         """Return the student trained without a teacher."""
-        settings = self.recipe.distill
-        title = "train the control (the student without a teacher)"
+        settings, model = self.recipe.distill, self.recipe.student
+        title = self._titled("train the control (the student without a teacher)", seed)
         return self._trained(
             "control",
-            self.recipe.student,
+            self._place("control", seed),
+            model,
             {key: value for key, value in settings.effective().items() if key in TrainingSettings.model_fields},
             {},
-            lambda checkpoints: self._train_on_labels(self.recipe.student, settings, title, checkpoints),
+            lambda checkpoints: self._train_on_labels(model, settings, title, seed, checkpoints),
+            seed,
             settings.checkpoint_s,
         )
 
+    def _titled(self, title: str, seed: int) -> str:
+        return title if self.recipe.distill.seeds == 1 else f"{title}, seed {seed}"
+
+    def _place(self, role: str, seed: int) -> str:
+        """Return the file of a training: the role's own where there is one seed."""
+        return _file(role) if self.recipe.distill.seeds == 1 else _file(role, seed)
+
     def _train_on_labels(
-        self, model: ModelSettings, settings: TrainingSettings, title: str, checkpoints: Checkpoints
+        self, model: ModelSettings, settings: TrainingSettings, title: str, seed: int, checkpoints: Checkpoints
     ) -> Trained:
         from edgekd.distillation.objective import LabelObjective
         from edgekd.distillation.training import train_network
 
         return train_network(
-            self.build(model),
+            self.build(model, seed),
             self.splits.train,
             self.splits.validation,
             LabelObjective(settings.label_smoothing),
             settings=settings,
             augmentation=self._augmentation(),
-            seed=self.recipe.seed,
+            seed=seed,
             checkpoints=checkpoints,
             title=title,
             progress=self.stages.progress,
         )
 
-    def student(self, teacher: Artifact) -> Artifact:
+    def student(self, teacher: Artifact, seed: int) -> Training:
         """Return the student, taught by `teacher`."""
-        settings: DistillSettings = self.recipe.distill
+        settings = self.recipe.distill
+        title = self._titled("distil the student", seed)
+        # none of these has a say in what a taught student learns
+        untouched = {"control", "label_smoothing", "seeds"}
+        return self._trained(
+            "student",
+            self._place("student", seed),
+            self.recipe.student,
+            {key: value for key, value in settings.effective().items() if key not in untouched},
+            {teacher.path.name: teacher.sha256},
+            lambda checkpoints: self._distil(teacher, settings, title, seed, checkpoints),
+            seed,
+            settings.checkpoint_s,
+        )
 
-        def make(checkpoints: Checkpoints) -> Trained:
-            from edgekd.distillation.engine import distill
+    def _distil(
+        self, teacher: Artifact, settings: DistillSettings, title: str, seed: int, checkpoints: Checkpoints
+    ) -> Trained:
+        from edgekd.distillation.engine import distill
 
-            return distill(
-                self.build(self.recipe.student),
-                self._asked(teacher),
-                self.splits.train,
-                self.splits.validation,
-                settings=settings,
-                augmentation=self._augmentation(),
-                seed=self.recipe.seed,
-                checkpoints=checkpoints,
-                cache_folder=self.stages.folder / "answers",
-                cache_is_own=True,
-                title="distil the student",
-                progress=self.stages.progress,
-            )
-
-        untouched = {"control", "label_smoothing"}  # neither has a say in what a taught student learns
-        effective = {key: value for key, value in settings.effective().items() if key not in untouched}
-        parents = {teacher.path.name: teacher.sha256}
-        return self._trained("student", self.recipe.student, effective, parents, make, settings.checkpoint_s)
+        return distill(
+            self.build(self.recipe.student, seed),
+            self._asked(teacher),
+            self.splits.train,
+            self.splits.validation,
+            settings=settings,
+            augmentation=self._augmentation(),
+            seed=seed,
+            checkpoints=checkpoints,
+            cache_folder=self.stages.folder / "answers",
+            cache_is_own=True,
+            title=title,
+            progress=self.stages.progress,
+        )
 
     def _asked(self, teacher: Artifact) -> Teacher:
         from edgekd.distillation.onnx_teacher import OnnxTeacher
@@ -179,22 +274,24 @@ class Networks:
     def _trained(
         self,
         role: str,
+        file: str,
         model: ModelSettings,
         effective: Mapping[str, Any],
         parents: Mapping[str, str],
         make: Callable[[Checkpoints], Trained],
+        seed: int,
         every_s: float,
-    ) -> Artifact:
+    ) -> Training:
         from edgekd.distillation.training import Checkpoints
         from edgekd.models import count_parameters, dump_weights
 
         origin = Origin(
             stage=role,
-            settings={**self.architecture(model), **effective, "seed": self.recipe.seed},
+            settings={**self.architecture(model), **effective, "seed": seed},
             parents={**self.data_parents, **parents},
             libraries=(*TRAINING_LIBRARIES, "onnxruntime") if "teacher.onnx" in parents else TRAINING_LIBRARIES,
         )
-        checkpoint = self.stages.folder / "checkpoints" / f"{role}.pt"
+        checkpoint = self.stages.folder / "checkpoints" / f"{Path(file).stem}.pt"
 
         def train() -> tuple[bytes, dict[str, Any]]:
             try:
@@ -204,20 +301,21 @@ class Networks:
                 raise ModelError(f"{role} ({model.model}): {error}") from error
             return content, {"parameters": count_parameters(trained.module), **trained.metrics()}
 
-        artifact = self.stages.make(f"{role}.safetensors", origin, train)
+        elsewhere = [place for place in (_file(role), _file(role, seed)) if place != file]
+        weights = self.stages.make(file, origin, train, elsewhere=elsewhere)
         with suppress(OSError):
             checkpoint.unlink()
             checkpoint.parent.rmdir()
-        return artifact
+        return Training(seed, origin, weights)
 
-    def build(self, model: ModelSettings) -> nn.Module:
-        """Return a new network, its weights drawn from the recipe's seed."""
+    def build(self, model: ModelSettings, seed: int | None = None) -> nn.Module:
+        """Return a new network, its weights drawn from the seed: the recipe's by default."""
         import torch
 
         from edgekd.models import build
 
         with torch.random.fork_rng():
-            torch.manual_seed(self.recipe.seed)
+            torch.manual_seed(self.recipe.seed if seed is None else seed)
             return build(
                 model.model,
                 classes=len(self.contract.labels),
@@ -246,3 +344,8 @@ class Networks:
         from edgekd.distillation.training import Augmentation
 
         return Augmentation(crop_padding=self.recipe.data.crop_padding, flip=self.recipe.data.flip)
+
+
+def _file(role: str, seed: int | None = None) -> str:
+    """Return where a role's weights lie; with a seed, where those of one among several seeds do."""
+    return f"{role}.safetensors" if seed is None else f"seeds/{role}-{seed}.safetensors"

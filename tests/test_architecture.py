@@ -26,6 +26,7 @@ LEAVES = WORDS | {
     "recipe",
     "recipe_file",
     "resources",
+    "seeds",
 }
 ALLOWED = {
     "errors": set(),
@@ -36,6 +37,7 @@ ALLOWED = {
     "metrics": WORDS,
     "targets": WORDS,
     "resources": WORDS,
+    "seeds": WORDS,
     "settings": WORDS,
     "terms": WORDS | {"settings"},
     "recipe": WORDS | {"settings", "terms"},
