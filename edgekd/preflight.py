@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from edgekd.recipe import ModelSettings, Recipe
 
 T = TypeVar("T")
-NEEDED = ("torch", "safetensors", "onnxscript")  # by training, weights on disk and the export, of the extra `train`
+# by training, weights on disk, the export and the comparison of seeds, of the extra `train`
+NEEDED = ("torch", "safetensors", "onnxscript", "scipy")
 
 
 def check_recipe(recipe: Recipe, progress: Progress = SILENT) -> None:

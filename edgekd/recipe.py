@@ -184,6 +184,9 @@ class DistillSettings(TrainingSettings):
     """Ask the teacher once and store its answers on disk. None: it runs in every step."""
     control: bool = True
     """Train the same student without a teacher as well, to show what distillation gains."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """Train student and control with so many seeds, from the recipe's on, to show what chance alone changes. The best
+    student on the validation split is kept."""
 
     @model_validator(mode="after")
     def _terms_are_sound(self) -> DistillSettings:
@@ -303,6 +306,11 @@ class Recipe(Settings):
     def folder(self) -> Path | None:
         """Where the recipe's file lies: own factories are looked for there too. None for one given as data."""
         return self._folder
+
+    @property
+    def training_seeds(self) -> tuple[int, ...]:
+        """The seeds that student and control are trained with."""
+        return tuple((self.seed + number) % 2**32 for number in range(self.distill.seeds))
 
     @model_validator(mode="after")
     def _shares_leave_samples(self) -> Recipe:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import GateError
+from edgekd.seeds import compare_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,8 +61,18 @@ def report_content(
     parameters: Mapping[str, int],
     evaluation: Mapping[str, Mapping[str, Any]],
     bench: Mapping[str, Any],
+    seeds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `report.json`: `evaluation` by role, the models of `bench` in the order of `roles`."""
+    """Return the content of `report.json`.
+
+    Args:
+        recipe: What was run.
+        roles: The files.
+        parameters: Of each network, by role.
+        evaluation: By role.
+        bench: Its models in the order of `roles`.
+        seeds: What several seeds scored, if there were several; see `edgekd.seeds.compare_seeds`.
+    """
     models = [
         {
             "role": role,
@@ -91,6 +102,7 @@ def report_content(
             "fp32_reason": quantization["fp32_reason"],
             "latency_ratio_fp32": _latency_ratio(blocks["student-int8"], blocks["student-fp32"]),
         },
+        "seeds": None if seeds is None else compare_seeds(seeds),
         "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},
         "device": bench["device"],
         "conditions": bench["conditions"],

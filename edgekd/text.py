@@ -62,6 +62,48 @@ def cost_text(teacher: Mapping[str, Any], int8: Mapping[str, Any]) -> str:
     return f"The INT8 file is {smaller:.1f}x smaller than the teacher's and {lost} accurate"
 
 
+def help_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Return in words whether distillation helped, of a `report.json`; nothing where there is no control."""
+    models = {model["role"]: model for model in report["models"]}
+    seeds = report.get("seeds")
+    if "control" not in models:
+        return []
+    if seeds is not None:
+        return [f"{_spread(seeds, 'student')}, {_spread(seeds, 'control')}.", _gain(seeds["gain"])]
+    student, control = models["student-fp32"]["top1"], models["control"]["top1"]
+    gained, error = student - control, (control * (1 - control) / report["samples"]) ** 0.5
+    told = (
+        f"The same student without a teacher (the control) is {apart(100 * gained)} accurate than the distilled one; "
+        f"one such figure has a standard error of {100 * error:.2f} points."
+    )
+    if gained <= 0:
+        return [told, "So distillation did not help here."]
+    if gained < 2 * 2**0.5 * error:  # about 95 % of the differences of two equals
+        return [told, "So little can be chance: distill.seeds = 3 or more would tell."]
+    return [told]
+
+
+def _spread(seeds: Mapping[str, Any], role: str) -> str:
+    who = f"Over {counted(len(seeds['seeds']), 'seed')} the distilled student" if role == "student" else "the control"
+    found = seeds[role]
+    return f"{who} scores {share(found['mean'])} (standard deviation {100 * found['std']:.2f} points)"
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    points = 100 * gain["difference"]
+    if gain["verdict"] == "untested":
+        return f"That is {points:+.2f} points, with no spread among the seeds to test it against."
+    tested = (
+        f"{points:+.2f} points [{100 * gain['lower']:+.2f}, {100 * gain['upper']:+.2f}] by Welch's test, "
+        f"p = {gain['p_value']:.2g}"
+    )
+    if gain["verdict"] == "helped":
+        return f"Distillation helped: {tested}."
+    if gain["verdict"] == "hurt":
+        return f"Distillation did not help, it hurt: {tested}."
+    return f"Distillation did not measurably help here: {tested}, is within the noise of the seeds."
+
+
 def apart(points: float) -> str:
     """Return `"0.84 points less"`, or `"0.28 points more"` for points below zero."""
     return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"

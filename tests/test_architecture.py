@@ -27,6 +27,7 @@ LEAVES = WORDS | {
     "recipe",
     "recipe_file",
     "resources",
+    "seeds",
 }
 ALLOWED = {
     "errors": set(),
@@ -38,10 +39,12 @@ ALLOWED = {
     "metrics": WORDS,
     "targets": WORDS,
     "resources": WORDS,
+    "seeds": WORDS,
     "settings": WORDS,
     "terms": WORDS | {"settings"},
     "recipe": WORDS | {"settings", "terms"},
     "recipe_file": WORDS | {"settings", "terms", "recipe"},
+    "stages": WORDS | {"artifact"},
     "data": LEAVES,
     "models": LEAVES,
     "runtime": LEAVES | {"data"},
@@ -59,21 +62,22 @@ ALLOWED = {
     "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
     "run_measures": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
+    "run_training": LEAVES | {"stages", "data", "models", "distillation"},
     "pipeline": LEAVES
     | {
+        "stages",
         "preflight",
         "reporting",
         "data",
-        "models",
-        "distillation",
         "onnx_export",
         "quantization",
         "drivers",
         "run_report",
         "run_measures",
+        "run_training",
     },
 }
-TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "pipeline.py"}
+TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "run_training.py"}
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich.progress", "PIL", "sklearn")
 
 

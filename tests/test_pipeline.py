@@ -13,11 +13,11 @@ import pytest
 import torch
 from listening import Heard
 from PIL import Image
+from tiny_run import distilled, fake_bench, reused, write_recipe
 
 from edgekd import pipeline
 from edgekd.artifact import card_path
-from edgekd.benchmarking.conditions import Conditions
-from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
+from edgekd.benchmarking.results import BenchResult
 from edgekd.distillation import running
 from edgekd.drivers import host
 from edgekd.errors import EdgekdError, MissingExtraError, ModelError, RecipeError
@@ -28,44 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-RECIPE = """
-name = "tiny"
-[data]
-source = "image-folder"
-path = "images"
-colour = "gray"
-[teacher]
-model = "mlp-8"
-epochs = 1
-[student]
-model = "mlp-4"
-[distill]
-epochs = 1
-control = false
-"""
-
-
-def reused(heard: Heard) -> set[str]:
-    return {note.partition(":")[0] for note in heard.notes if note.endswith("is unchanged, reused")}
-
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for number in range(30):
-            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number:02}.png")
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-def distilled(recipe: Path, *overrides: str) -> Heard:
-    heard = Heard()
-    pipeline.distill_recipe(recipe, recipe.parent / "run", overrides=overrides, progress=heard)
-    return heard
+    return write_recipe(tmp_path)
 
 
 TRAININGS = ["train the teacher", "distil the student"]
@@ -171,23 +136,6 @@ def test_an_own_model_lies_beside_the_recipe_and_its_failure_names_it(recipe: Pa
         ModelError, match=r"^student \(beside_tiny:Net\): the network cannot .*: LookupError: broken$"
     ):
         distilled(recipe, "student.model=beside_tiny:Net", "student.arguments.fault=broken")
-
-
-def fake_bench(models: list[Path], **_: object) -> BenchResult:
-    """Stand for a measurement, which would take long and be tainted while other tests run."""
-    latency = Latency.of([[1.0] * 60, [1.0] * 60])
-    results = tuple(
-        ModelResult(
-            path=str(path), sha256="0", threads=1, inputs={}, repetitions=2, load_ms=1.0, first_run_ms=1.0,
-            latency_ms=latency, block_p50_ms=(1.0, 1.0), warmed_up=True, memory_bytes={}, ratio_to_first=None,
-        )
-        for path in models
-    )  # fmt: skip
-    conditions = Conditions(
-        verdict="valid", cpu_model="c", logical_cores=2, governor="g", load_average_before=None,
-        others_busy_cores=None, onnxruntime="1",
-    )  # fmt: skip
-    return BenchResult(device=Device(name="local", target="t"), conditions=conditions, models=results)
 
 
 def test_evaluation_and_bench_are_reused_on_the_same_machine_only(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.errors import OutputError
-from edgekd.text import bytes_text, cost_text, counted, milliseconds, ratio_text, share
+from edgekd.text import bytes_text, cost_text, counted, help_sentences, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -203,7 +203,11 @@ def report_table(content: Mapping[str, Any]) -> None:
         columns,
         rows,
     )
+    if content["seeds"] is not None:
+        seeds_table(content["seeds"])
     models = {model["role"]: model for model in content["models"]}
+    for sentence in help_sentences(content):
+        say(sentence)
     say(
         f"{cost_text(models['teacher'], models['student-int8'])}; it agrees with the fp32 student on "
         f"{share(content['int8']['agreement_fp32'])} of the samples."
@@ -216,6 +220,25 @@ def report_table(content: Mapping[str, Any]) -> None:
         say(f"Its latency is {ratio['median']:.2f} times the fp32 student's in alternating runs{slower}.")
     if content["conditions"]["verdict"] != "valid":
         say(f"Conditions of the latencies: {content['conditions']['verdict']}")
+
+
+def seeds_table(content: Mapping[str, Any]) -> None:
+    """Print the test accuracy of every seed; a star marks the one that was kept."""
+    rows = [
+        (
+            role,
+            share(content[role]["mean"]),
+            share(content[role]["std"]),
+            *(
+                f"{share(top1)}{' *' if seed == content[role]['shipped_seed'] else ''}"
+                for seed, top1 in zip(content["seeds"], content[role]["test_top1"], strict=True)
+            ),
+        )
+        for role in ("student", "control")
+        if content[role] is not None
+    ]
+    seeds = (f"seed {seed}" for seed in content["seeds"])
+    table("test accuracy by seed (* kept: the best on the validation split)", ("", "mean", "std", *seeds), rows)
 
 
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgekd.data.torch_data import tensor_batches
 from edgekd.errors import ModelError, user_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+    from edgekd.data.samples import Samples
 
 
 def best_device() -> torch.device:
@@ -79,3 +82,13 @@ def run_logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> T
             f"found {str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
         )
     return logits
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, samples: Samples, batch_size: int = 256) -> float:
+    """Return the share of samples that a module puts into the right class."""
+    correct, device = 0, best_device()
+    with frozen(module), placed(module, device):
+        for inputs, labels, _ in tensor_batches(samples, batch_size):
+            correct += int((run_logits(module, inputs.to(device)).cpu().argmax(dim=1) == labels).sum())
+    return correct / len(samples)

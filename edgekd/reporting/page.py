@@ -11,7 +11,7 @@ from edgekd.artifact import write_bytes
 from edgekd.errors import require_extra
 from edgekd.reporting.charts import charts
 from edgekd.reporting.findings import Findings, gather
-from edgekd.text import apart, bytes_text, cost_text, milliseconds, ratio_text, share
+from edgekd.text import bytes_text, cost_text, help_sentences, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,14 +73,7 @@ def sentences(findings: Findings) -> list[str]:
     models = {model["role"]: model for model in run["models"]}
     told = [f"{cost_text(models['teacher'], models['student-int8'])}."]
     if "control" in models:
-        gained = 100 * (models["student-fp32"]["top1"] - models["control"]["top1"])
-        error = 100 * (models["control"]["top1"] * (1 - models["control"]["top1"]) / run["samples"]) ** 0.5
-        told.append(
-            f"The same student without a teacher (the control) is {apart(gained)} accurate than the distilled one; "
-            f"one such figure has a standard error of {error:.2f} points."
-        )
-        if gained <= 0:
-            told.append("So distillation did not help here.")
+        told += help_sentences(run)
         told.append(
             f"It agrees with the teacher on {share(models['control']['agreement_teacher'])} of the samples, the "
             f"distilled one on {share(models['student-fp32']['agreement_teacher'])}."

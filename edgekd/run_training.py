@@ -1,0 +1,352 @@
+"""The networks of a run: teacher, control and student, each trained once or taken as the recipe names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgekd.artifact import Artifact, Origin, canonical_json, indented_json, rounded
+from edgekd.errors import ModelError
+from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings
+from edgekd.stages import RUNTIME_LIBRARIES, Stages
+from edgekd.text import share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+
+    from edgekd.data.splits import Splits
+    from edgekd.distillation.state import Checkpoints
+    from edgekd.distillation.teacher import Teacher
+    from edgekd.distillation.training import Trained
+
+TRAINING_LIBRARIES = ("numpy", "torch")
+
+
+class Training(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        seed: Of its first weights, the order of samples and their augmentation.
+        origin: What it was made from.
+        weights: Its file.
+    """
+
+    seed: int
+    origin: Origin
+    weights: Artifact
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Its best epoch's accuracy on the validation split, then the loss there: the larger, the better."""
+        best = self.weights.metrics["history"][self.weights.metrics["best_epoch"]]
+        return best["validation_top1"], -best["validation_loss"]
+
+
+class Networks:
+    """Teacher, control and student of one recipe, as stages of one folder."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, stages: Stages, data_parents: Mapping[str, str]) -> None:
+        """Take what they are made from.
+
+        Args:
+            recipe: Says how.
+            splits: The samples.
+            stages: Where artifacts lie.
+            data_parents: What every stage that sees the data depends on.
+        """
+        self.recipe = recipe
+        self.splits = splits
+        self.contract = splits.contract
+        self.stages = stages
+        self.data_parents = data_parents
+        self.trainings: dict[str, list[Training]] = {}  # of control and student, one for each seed
+
+    def train(self) -> dict[str, Artifact]:
+        """Return the weights by role: teacher, control if asked for, student.
+
+        With several seeds control and student are trained with each, and the best on the validation split is kept.
+        """
+        weights = {"teacher": self.teacher()}
+        seeds = self.recipe.training_seeds
+        if self.recipe.distill.control:
+            self.trainings["control"] = [self.control(seed) for seed in seeds]
+        self.trainings["student"] = [self.student(weights["teacher"], seed) for seed in seeds]
+        return weights | {role: self._best(role, trainings) for role, trainings in self.trainings.items()}
+
+    def _best(self, role: str, trainings: Sequence[Training]) -> Artifact:
+        """Return the training that did best on the validation split, the first of equals, as the role's file."""
+        if len(trainings) == 1:
+            return trainings[0].weights
+        best = max(trainings, key=lambda training: training.rank)
+        file = _file(role)
+        self.stages.progress.note(
+            f"{role}: seed {best.seed} is the best on the validation split ({share(best.rank[0])}), kept as {file}"
+        )
+        return self.stages.copy(best.weights, file, best.origin)
+
+    def score_seeds(self) -> dict[str, Any] | None:
+        """Return what control and student of every seed score, after `train`; None where there is one seed.
+
+        `seeds`, and by role `test_top1` and `validation_top1` of each seed, and `shipped_seed`.
+        """
+        seeds = self.recipe.training_seeds
+        if len(seeds) == 1:
+            return None
+        origin = Origin(
+            stage="seeds",
+            settings={"seeds": list(seeds)},
+            parents={
+                **self.data_parents,
+                **{_file(role, t.seed): t.weights.sha256 for role, found in self.trainings.items() for t in found},
+            },
+            libraries=TRAINING_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            scores = {role: self._scores(trainings) for role, trainings in self.trainings.items()}
+            return indented_json({"seeds": list(seeds), **scores}), {}
+
+        scores: dict[str, Any] = json.loads(self.stages.make("seeds.json", origin, make).path.read_bytes())
+        return scores
+
+    def _scores(self, trainings: Sequence[Training]) -> dict[str, Any]:
+        from edgekd.distillation.running import accuracy
+
+        modules = (self.load(self.recipe.student, training.weights) for training in trainings)
+        return {
+            "test_top1": [rounded(accuracy(module, self.splits.test)) for module in modules],
+            "validation_top1": [training.rank[0] for training in trainings],
+            "shipped_seed": max(trainings, key=lambda training: training.rank).seed,
+        }
+
+    def teacher(self) -> Artifact:
+        """Return the teacher: trained, or as the recipe names it."""
+        settings = self.recipe.teacher
+        if settings.onnx is not None:
+            return self._onnx_teacher(settings.onnx, settings.contract)
+        if settings.checkpoint is not None:
+            return self._given_teacher(settings.checkpoint)
+        seed, title = self.recipe.seed, "train the teacher"
+        return self._trained(
+            "teacher",
+            "teacher.safetensors",
+            settings,
+            settings.effective(),
+            {},
+            lambda checkpoints: self._train_on_labels(settings, settings, title, seed, checkpoints),
+            seed,
+            settings.checkpoint_s,
+        ).weights
+
+    def _given_teacher(self, checkpoint: Path) -> Artifact:
+        from edgekd.artifact import sha256_file
+        from edgekd.models import count_parameters, dump_weights, load_weights
+
+        origin = Origin(
+            stage="teacher",
+            settings=self.architecture(self.recipe.teacher),
+            parents={"checkpoint": sha256_file(checkpoint, ModelError)},
+            libraries=TRAINING_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            module = self.build(self.recipe.teacher)
+            load_weights(module, checkpoint)
+            return dump_weights(module), {"parameters": count_parameters(module)}
+
+        return self.stages.make("teacher.safetensors", origin, make)
+
+    def _onnx_teacher(self, file: Path, contract: Path | None) -> Artifact:
+        """Return the file, changed so that it takes what the student takes: all that follows need not know."""
+        from edgekd.artifact import sha256_file
+        from edgekd.data.contract import read_contract
+        from edgekd.distillation.onnx_teacher import adapt, count_parameters
+
+        own = None if contract is None else read_contract(contract)
+        origin = Origin(
+            stage="teacher",
+            settings={
+                "own_contract": None if own is None else own.to_json(),
+                "contract": self.contract.to_json(),
+            },
+            parents={"onnx": sha256_file(file, ModelError)},
+            libraries=RUNTIME_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            model = adapt(file, self.contract, own)
+            return model.SerializeToString(deterministic=True), {"parameters": count_parameters(model)}
+
+        return self.stages.make("teacher.onnx", origin, make)
+
+    def control(self, seed: int) -> Training:
+        """Return the student trained without a teacher."""
+        settings, model = self.recipe.distill, self.recipe.student
+        title = self._titled("train the control (the student without a teacher)", seed)
+        return self._trained(
+            "control",
+            self._place("control", seed),
+            model,
+            {key: value for key, value in settings.effective().items() if key in TrainingSettings.model_fields},
+            {},
+            lambda checkpoints: self._train_on_labels(model, settings, title, seed, checkpoints),
+            seed,
+            settings.checkpoint_s,
+        )
+
+    def _titled(self, title: str, seed: int) -> str:
+        return title if self.recipe.distill.seeds == 1 else f"{title}, seed {seed}"
+
+    def _place(self, role: str, seed: int) -> str:
+        """Return the file of a training: the role's own where there is one seed."""
+        return _file(role) if self.recipe.distill.seeds == 1 else _file(role, seed)
+
+    def _train_on_labels(
+        self, model: ModelSettings, settings: TrainingSettings, title: str, seed: int, checkpoints: Checkpoints
+    ) -> Trained:
+        from edgekd.distillation.objective import LabelObjective
+        from edgekd.distillation.training import train_network
+
+        return train_network(
+            self.build(model, seed),
+            self.splits.train,
+            self.splits.validation,
+            LabelObjective(settings.label_smoothing),
+            settings=settings,
+            augmentation=self._augmentation(),
+            seed=seed,
+            checkpoints=checkpoints,
+            title=title,
+            progress=self.stages.progress,
+        )
+
+    def student(self, teacher: Artifact, seed: int) -> Training:
+        """Return the student, taught by `teacher`."""
+        settings = self.recipe.distill
+        title = self._titled("distil the student", seed)
+        # none of these has a say in what a taught student learns
+        untouched = {"control", "label_smoothing", "seeds"}
+        return self._trained(
+            "student",
+            self._place("student", seed),
+            self.recipe.student,
+            {key: value for key, value in settings.effective().items() if key not in untouched},
+            {teacher.path.name: teacher.sha256},
+            lambda checkpoints: self._distil(teacher, settings, title, seed, checkpoints),
+            seed,
+            settings.checkpoint_s,
+        )
+
+    def _distil(
+        self, teacher: Artifact, settings: DistillSettings, title: str, seed: int, checkpoints: Checkpoints
+    ) -> Trained:
+        from edgekd.distillation.engine import distill
+
+        return distill(
+            self.build(self.recipe.student, seed),
+            self._asked(teacher),
+            self.splits.train,
+            self.splits.validation,
+            settings=settings,
+            augmentation=self._augmentation(),
+            seed=seed,
+            checkpoints=checkpoints,
+            cache_folder=self.stages.folder / "answers",
+            cache_is_own=True,
+            title=title,
+            progress=self.stages.progress,
+        )
+
+    def _asked(self, teacher: Artifact) -> Teacher:
+        from edgekd.distillation.onnx_teacher import OnnxTeacher
+        from edgekd.distillation.teacher import TorchTeacher
+
+        if self.recipe.teacher.onnx is not None:
+            return OnnxTeacher(teacher.path)
+        model = self.recipe.teacher
+        identity = canonical_json({"weights": teacher.sha256, **self.architecture(model)})
+        return TorchTeacher(self.load(model, teacher), hashlib.sha256(identity).hexdigest())
+
+    def _trained(
+        self,
+        role: str,
+        file: str,
+        model: ModelSettings,
+        effective: Mapping[str, Any],
+        parents: Mapping[str, str],
+        make: Callable[[Checkpoints], Trained],
+        seed: int,
+        every_s: float,
+    ) -> Training:
+        from edgekd.distillation.state import Checkpoints
+        from edgekd.models import count_parameters, dump_weights
+
+        origin = Origin(
+            stage=role,
+            settings={**self.architecture(model), **effective, "seed": seed},
+            parents={**self.data_parents, **parents},
+            libraries=(*TRAINING_LIBRARIES, "onnxruntime") if "teacher.onnx" in parents else TRAINING_LIBRARIES,
+        )
+        checkpoint = self.stages.folder / "checkpoints" / f"{Path(file).stem}.pt"
+
+        def train() -> tuple[bytes, dict[str, Any]]:
+            try:
+                trained = make(Checkpoints(path=checkpoint, key=origin.key, every_s=every_s))
+                content = dump_weights(trained.module)
+            except ModelError as error:
+                raise ModelError(f"{role} ({model.model}): {error}") from error
+            return content, {"parameters": count_parameters(trained.module), **trained.metrics()}
+
+        elsewhere = [place for place in (_file(role), _file(role, seed)) if place != file]
+        weights = self.stages.make(file, origin, train, elsewhere=elsewhere)
+        with suppress(OSError):
+            checkpoint.unlink()
+            checkpoint.parent.rmdir()
+        return Training(seed, origin, weights)
+
+    def build(self, model: ModelSettings, seed: int | None = None) -> nn.Module:
+        """Return a new network, its weights drawn from the seed: the recipe's by default."""
+        import torch
+
+        from edgekd.models import build
+
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed if seed is None else seed)
+            return build(
+                model.model,
+                classes=len(self.contract.labels),
+                shape=self.contract.shape,
+                arguments=model.arguments,
+                folder=self.recipe.folder,
+            )
+
+    def load(self, model: ModelSettings, weights: Artifact) -> nn.Module:
+        """Return a network with an artifact's weights."""
+        from edgekd.models import load_weights
+
+        module = self.build(model)
+        load_weights(module, weights.path)
+        return module
+
+    def architecture(self, model: ModelSettings) -> dict[str, Any]:
+        """Return what decides a network's form, as JSON data: its name, and the content of a user's own code."""
+        from edgekd.models import source_digest
+
+        digest = source_digest(model.model, self.recipe.folder)
+        own = {} if digest is None else {"source": digest}
+        return {"model": model.model, "arguments": dict(model.arguments), **own}
+
+    def _augmentation(self) -> Any:
+        from edgekd.distillation.training import Augmentation
+
+        return Augmentation(crop_padding=self.recipe.data.crop_padding, flip=self.recipe.data.flip)
+
+
+def _file(role: str, seed: int | None = None) -> str:
+    """Return where a role's weights lie; with a seed, where those of one among several seeds do."""
+    return f"{role}.safetensors" if seed is None else f"seeds/{role}-{seed}.safetensors"
