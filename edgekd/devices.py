@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -63,14 +63,22 @@ class QemuSettings(BaseModel):
     """What the driver `qemu` emulates.
 
     Attributes:
-        cpu: The core, as `qemu-aarch64-static -cpu help` names it.
-        part: Its part number in `/proc/cpuinfo`, such as `"0xd0b"`.
+        machine: The kind of machine: `"aarch64"` or `"x86_64"`.
+        cpu: The core, as `qemu-aarch64-static -cpu help` or `qemu-x86_64-static -cpu help` names it.
+        part: Its part number in `/proc/cpuinfo`, such as `"0xd0b"`; only ARM cores have one, and need it.
     """
 
     model_config = _STRICT
 
-    cpu: str = Field(pattern=r"^[a-z0-9][a-z0-9,=.-]*$")
-    part: str = Field(pattern=r"^0x[0-9a-f]{3}$")
+    machine: Literal["aarch64", "x86_64"] = "aarch64"
+    cpu: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9,=.-]*$")
+    part: str | None = Field(default=None, pattern=r"^0x[0-9a-f]{3}$")
+
+    @model_validator(mode="after")
+    def _part_of_an_arm_core(self) -> Self:
+        if (self.part is None) == (self.machine == "aarch64"):
+            raise ValueError(f"a core of {self.machine} {'needs a' if self.part is None else 'has no'} key 'part'")
+        return self
 
 
 class Hardware(BaseModel):
@@ -138,7 +146,7 @@ class DeviceProfile(BaseModel):
             if driver != self.driver and getattr(self, driver, None) is not None:
                 raise ValueError(f"the section [{driver}] is of another driver than this profile's {self.driver!r}")
         if self.driver == "qemu" and self.qemu is None:
-            raise ValueError("the driver 'qemu' needs a section [qemu] with the keys cpu and part")
+            raise ValueError("the driver 'qemu' needs a section [qemu] with the core it emulates")
         return self
 
 

@@ -1,45 +1,31 @@
-"""The driver of emulated ARM cores: the answers of their kernels, and nothing that has to do with time or memory.
+"""What emulated devices have in common: QEMU's user mode runs a Python on a core of the profile's choice.
 
-QEMU's user mode runs an arm64 Python of a private sysroot. It looks for files below the sysroot first, so that
-`proc/cpuinfo` there tells onnxruntime of the emulated core instead of this machine's.
+That gives the answers of the core's kernels, and nothing that has to do with time or memory.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Facts
-from edgekd.drivers.sysroot import SITE, is_built, python_of, sysroot
 from edgekd.errors import DeviceError
 from edgekd.targets import classify
-from edgekd.temporary import temporary_room
 
 if TYPE_CHECKING:
     from edgekd.devices import DeviceProfile, QemuSettings
 
-PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
-# Names of the bits of AT_HWCAP and AT_HWCAP2, as /proc/cpuinfo spells them: Linux, arch/arm64/kernel/cpuinfo.c.
-_HWCAP = (
-    *("fp", "asimd", "evtstrm", "aes", "pmull", "sha1", "sha2", "crc32", "atomics", "fphp", "asimdhp", "cpuid"),
-    *("asimdrdm", "jscvt", "fcma", "lrcpc", "dcpop", "sha3", "sm3", "sm4", "asimddp", "sha512", "sve", "asimdfhm"),
-    *("dit", "uscat", "ilrcpc", "flagm", "ssbs", "sb", "paca", "pacg"),
-)
-_HWCAP2 = (
-    *("dcpodp", "sve2", "sveaes", "svepmull", "svebitperm", "svesha3", "svesm4", "flagm2", "frint", "svei8mm"),
-    *("svef32mm", "svef64mm", "svebf16", "i8mm", "bf16", "dgh", "rng", "bti", "mte"),
-)
-_READ_HWCAP = (
-    "import ctypes; read = ctypes.CDLL(None).getauxval; read.restype = ctypes.c_ulong; print(read(16), read(26))"
-)
 
+class QemuDriver(LocalDriver, ABC):
+    """Runs scripts under QEMU's user-mode emulator of one kind of machine, in a temporary folder.
 
-class QemuDriver(LocalDriver):
-    """Runs scripts under qemu-aarch64, in a temporary folder."""
+    Attributes:
+        machine: That kind, as `platform.machine()` says it.
+    """
 
     emulated = True
 
@@ -48,118 +34,104 @@ class QemuDriver(LocalDriver):
         if profile.qemu is None:
             raise ValueError(f"{profile.name}: a profile of the qemu driver has a section [qemu]")
         self._settings: QemuSettings = profile.qemu
+        self.machine = profile.qemu.machine
         self._target = profile.target
-        self._features: tuple[str, ...] = ()
         self._emulator = ""
+        self._features: frozenset[str] = frozenset()
+
+    @property
+    @abstractmethod
+    def lacking(self) -> str | None:
+        """What keeps this device from being used here, in a word or two, besides the emulator; None for nothing."""
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Make ready what the emulator needs, in the private folder."""
+
+    @abstractmethod
+    def read_features(self) -> frozenset[str]:
+        """Ask the emulated core for its features, as the kernel spells them."""
 
     def prepare(self) -> None:
-        """Build the sysroot if it is not in the cache, and see what the emulated core can do.
+        """Make ready what the emulator needs, and see what the emulated core can do.
 
         Raises:
-            DeviceError: no emulator here, no sysroot to be had, or the emulator's core is not what the profile says.
+            DeviceError: no emulator here, nothing for it to run, or its core is not what the profile says.
         """
         if self._emulator:
             return
-        emulator = find_emulator()
+        emulator = find_emulator(self.machine)
         if emulator is None:
             raise DeviceError(
-                f"device {self.name}: {PROGRAMS[0]} is not here; on Debian: apt-get install qemu-user-static"
+                f"device {self.name}: {programs(self.machine)[0]} is not here; "
+                "on Debian: apt-get install qemu-user-static"
             )
-        root = sysroot()
-        super().prepare()
         self._emulator = emulator
-        with temporary_room():
-            view = self.folder / "root"
-            (view / "proc").mkdir(parents=True)
-            for place in root.iterdir():
-                if place.name != "proc":
-                    (view / place.name).symlink_to(place)
-        self._features = self._read_features()
-        with temporary_room():
-            (view / "proc" / "cpuinfo").write_text(cpuinfo(self._settings.part, self._features), encoding="ascii")
-        found = classify("aarch64", frozenset(self._features)).name
+        super().prepare()
+        self.set_up()
+        self._features = self.read_features()
+        found = classify(self.machine, self._features).name
         if self._target not in ("auto", found):
-            raise DeviceError(
-                f"device {self.name}: this emulator's {self._settings.cpu} is {found}, the profile says "
-                f"{self._target}: {self._version()} is too old for it"
-            )
+            raise self.too_old(f"is {found}, the profile says {self._target}")
 
-    def install(self) -> str:
-        """Return where the sysroot is that `prepare` has built."""
-        return f"{self.name}: ready; its sysroot is {sysroot()}"
+    def too_old(self, what: str) -> DeviceError:
+        """Return the error of an emulator whose core is not what it should be."""
+        return DeviceError(
+            f"device {self.name}: this emulator's {self._settings.cpu} {what}: {self.version()} is too old for it"
+        )
 
-    def interpreter(self) -> list[str]:
+    def emulation(self, *options: str, python: Path) -> list[str]:
         """Return the beginning of a command that runs a Python script on the emulated core."""
-        view = self.folder / "root"
-        python = python_of(view)
-        return [self._emulator, "-L", str(view), "-cpu", self._settings.cpu, str(python), "-P"]
+        return [self._emulator, *options, str(python), "-P"]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of a run: this machine's Python settings are not the sysroot's."""
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "QEMU_", "LD_"))}
-        return {"ORT_DISABLE_TELEMETRY": "1", **own, "PYTHONPATH": str(self.folder / "root" / SITE)}
+        """Return the environment variables of a run; QEMU's own would change what is emulated."""
+        return without(super().environment(), "QEMU_")
 
     def probe(self) -> Facts:
         """Say what core this is; an emulator has no load, no governor and no clock of its own."""
         return Facts(
-            target=classify("aarch64", frozenset(self._features)).name,
-            cpu_model=f"{self._settings.cpu}, emulated by {self._version()}",
+            target=classify(self.machine, self._features).name,
+            cpu_model=f"{self._settings.cpu}, emulated by {self.version()}",
             logical_cores=None,
             governor=UNAVAILABLE,
             load_average=None,
             busy_cpu_s=None,
         )
 
-    def _read_features(self) -> tuple[str, ...]:
-        """Ask the emulated core for its features, so that the made-up cpuinfo cannot promise more than it has."""
-        command = [*self.interpreter(), "-c", _READ_HWCAP]
+    def ask(self, code: str) -> list[int]:
+        """Return the numbers that Python code prints on the emulated core.
+
+        Raises:
+            DeviceError: Python does not start there.
+        """
+        command = [*self.interpreter(), "-c", code]
         ran = subprocess.run(command, capture_output=True, text=True, env=self.environment(), check=False)  # noqa: S603
         try:
-            first, second = (int(number) for number in ran.stdout.split())
+            found = [int(number) for number in ran.stdout.split()]
         except ValueError:
+            found = []
+        if ran.returncode or not found:
             said = " ".join(ran.stderr.split())[-300:] or f"exit status {ran.returncode}"
-            raise DeviceError(f"device {self.name}: Python does not start in the emulator; it said: {said}") from None
-        return features(first, second)
+            raise DeviceError(f"device {self.name}: Python does not start in the emulator; it said: {said}")
+        return found
 
-    def _version(self) -> str:
+    def version(self) -> str:
+        """Return the emulator's name and version."""
         ran = subprocess.run([self._emulator, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
         return ran.stdout.partition("\n")[0].partition(" (")[0] or Path(self._emulator).name
 
 
-def state_of(profile: DeviceProfile) -> str:
-    """Return in a word whether an emulated device can be used here: its probe decides, once the sysroot is there."""
-    if find_emulator() is None:
-        return f"needs {PROGRAMS[0]}"
-    if not is_built():
-        return "to be prepared"
-    try:
-        with QemuDriver(profile):
-            return "ready"
-    except DeviceError:
-        return "not offered: this emulator lacks it"
+def programs(machine: str) -> tuple[str, str]:
+    """Return the names that QEMU's user-mode emulator of a kind of machine may have, the usual one first."""
+    return f"qemu-{machine}-static", f"qemu-{machine}"
 
 
-def find_emulator() -> str | None:
-    """Return the path of QEMU's user-mode emulator of arm64, or None."""
-    return next((path for path in map(shutil.which, PROGRAMS) if path), None)
+def find_emulator(machine: str) -> str | None:
+    """Return the path of QEMU's user-mode emulator of a kind of machine, such as "aarch64", or None."""
+    return next((path for path in map(shutil.which, programs(machine)) if path), None)
 
 
-def features(hwcap: int, hwcap2: int) -> tuple[str, ...]:
-    """Return the names of the features in the auxiliary vector's two words."""
-    words = ((hwcap, _HWCAP), (hwcap2, _HWCAP2))
-    return tuple(name for word, names in words for bit, name in enumerate(names) if word >> bit & 1)
-
-
-def cpuinfo(part: str, names: tuple[str, ...]) -> str:
-    """Return the text of `/proc/cpuinfo` of one ARM core."""
-    lines = {
-        "processor": "0",
-        "BogoMIPS": "100.00",
-        "Features": " ".join(names),
-        "CPU implementer": "0x41",  # Arm Limited
-        "CPU architecture": "8",
-        "CPU variant": "0x0",
-        "CPU part": part,
-        "CPU revision": "0",
-    }
-    return "".join(f"{key}\t: {value}\n" for key, value in lines.items()) + "\n"
+def without(environment: dict[str, str], *beginnings: str) -> dict[str, str]:
+    """Return the variables whose names do not begin so."""
+    return {key: value for key, value in environment.items() if not key.startswith(beginnings)}

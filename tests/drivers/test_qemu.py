@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.artifact import sha256_file
 from edgekd.benchmarking.answers import device_answers
-from edgekd.benchmarking.results import read_result
+from edgekd.benchmarking.bench import bench
+from edgekd.benchmarking.results import Device, read_result
 from edgekd.cli import main
 from edgekd.devices import load_profile
-from edgekd.drivers import device_state, open_driver, qemu
+from edgekd.drivers import device_state, open_driver, qemu_arm, qemu_x86
 from edgekd.errors import DeviceError
 from edgekd.evaluation import evaluate
 
@@ -40,6 +42,11 @@ def emulator(needed: Callable[[str, Path], Path]) -> Path:
     return needed("qemu", Path("/usr/bin/qemu-aarch64-static"))
 
 
+@pytest.fixture
+def x86_emulator(needed: Callable[[str, Path], Path]) -> Path:
+    return needed("qemu", Path("/usr/bin/qemu-x86_64-static"))
+
+
 def saturating_model(path: Path) -> Path:
     """u8 x s8 whose adjacent products exceed int16: x86 without VNNI answers wrong, ARM does not."""
     weights = numpy_helper.from_array(np.full((8, 4), 127, np.int8) * np.array([1, -1, 1, -1], np.int8), "w")
@@ -50,7 +57,7 @@ def saturating_model(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["qemu-cortex-a53", "qemu-cortex-a76", "qemu-max-i8mm"])
+@pytest.mark.parametrize("name", ["qemu-cortex-a53", "qemu-cortex-a76", "qemu-max-i8mm", "qemu-haswell"])
 def test_a_core_answers_as_its_kernels_do(tmp_path: Path, emulator: Path, name: str) -> None:
     model = saturating_model(tmp_path / "m.onnx")
     rows = np.full((3, 8), 255, np.uint8)
@@ -61,7 +68,8 @@ def test_a_core_answers_as_its_kernels_do(tmp_path: Path, emulator: Path, name: 
         answers = list(device_answers(driver, model, sha256_file(model), batches))
     assert facts.target == load_profile(name).target
     assert "emulated by qemu" in facts.cpu_model
-    expected = rows.astype(np.int32).sum(1, keepdims=True) * np.array([127, -127, 127, -127])
+    pairs = 2 * rows.astype(np.int32)[:, :1] * np.array([127, -127, 127, -127])  # 64770 where an input is 255
+    expected = 4 * (np.clip(pairs, -32768, 32767) if name == "qemu-haswell" else pairs)
     np.testing.assert_array_equal(answers[0][0], expected)
     np.testing.assert_array_equal(answers[1][0], expected[:1])
     assert [count for _, count in answers] == [3, 1]
@@ -97,6 +105,56 @@ def test_evaluate_and_bench_on_a_core(
     }
     assert found["inputs"]["input"]["shape"] == [3, 3, 8, 8]
     assert read_result(tmp_path / "b.json").device.target == "arm64-dotprod"
+
+
+def test_evaluate_and_bench_on_an_older_core_of_this_machines_kind(
+    tmp_path: Path, x86_emulator: Path, make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray
+) -> None:
+    model = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(), model)
+    result = evaluate(model, {"input": images[:4]}, reference=model, device="qemu-haswell")
+    assert (result.device, result.agreement) == ("qemu-haswell", 1.0)
+    found = bench([model], device="qemu-haswell")
+    assert found.device == Device(name="qemu-haswell", target="x86-avx2")
+    assert found.conditions.cpu_model.startswith("Haswell, emulated by qemu-x86_64 version ")
+    assert found.models[0].latency_ms is None
+
+
+def test_the_older_core_runs_this_python_and_nothing_says_more(
+    tmp_path: Path, x86_emulator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEMU_CPU", "Nehalem")
+    monkeypatch.setenv("QEMU_VERSION", "1")  # with it QEMU says its version and ends
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys\nprint(sys.version_info[:3], os.environ['ORT_DISABLE_TELEMETRY'])")
+    with open_driver(load_profile("qemu-haswell")) as driver:
+        assert driver.run(driver.push(script), []).log == f"{tuple(sys.version_info[:3])} 1"
+        assert sys.executable in driver.install()
+
+
+def test_an_older_core_without_avx2_is_refused(
+    tmp_path: Path, x86_emulator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKD_DEVICES", str(tmp_path))
+    (tmp_path / "odd.toml").write_text(
+        'description = "x"\ndriver = "qemu"\n[qemu]\nmachine = "x86_64"\ncpu = "Nehalem"\n'
+    )
+    odd = load_profile("odd")
+    message = "device odd: this emulator's Nehalem lacks avx2 and fma: qemu-x86_64 version .* is too old for it"
+    with pytest.raises(DeviceError, match=message), open_driver(odd):
+        pass
+    assert device_state(odd) == "not offered: this emulator lacks it"
+
+
+def test_a_machine_of_another_kind_has_no_older_core(x86_emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    haswell = load_profile("qemu-haswell")
+    assert device_state(haswell) == "needs an x86-64 machine"
+    with (
+        pytest.raises(DeviceError, match="own Python, which is for aarch64, not for x86-64"),
+        open_driver(haswell),
+    ):
+        pass
 
 
 def test_a_killed_process_and_a_clean_environment(
@@ -166,15 +224,16 @@ def test_whether_a_core_is_offered(tmp_path: Path, emulator: Path, monkeypatch: 
 
 
 def test_features_are_named_as_the_kernel_names_them() -> None:
-    assert qemu.features(0b11, 1 << 13) == ("fp", "asimd", "i8mm")
-    assert qemu.features(1 << 20, 0) == ("asimddp",)
-    text = qemu.cpuinfo("0xd0b", ("fp", "asimd"))
+    assert qemu_arm.features(0b11, 1 << 13) == ("fp", "asimd", "i8mm")
+    assert qemu_arm.features(1 << 20, 0) == ("asimddp",)
+    text = qemu_arm.cpuinfo("0xd0b", ("fp", "asimd"))
     assert "Features\t: fp asimd\n" in text
     assert "CPU part\t: 0xd0b\n" in text
     assert text.endswith("\n\n")
+    assert qemu_x86.features([1, 1, 0, 1]) == {"fma", "avx2", "avx_vnni"}
 
 
-def test_the_cores_of_the_profiles_are_those_of_the_emulator(emulator: Path) -> None:
-    listed = subprocess.run([emulator, "-cpu", "help"], capture_output=True, text=True, check=False)
-    known = set(listed.stdout.split())
-    assert {load_profile(name).qemu.cpu for name in ("qemu-cortex-a53", "qemu-cortex-a76")} <= known  # type: ignore[union-attr]
+def test_the_cores_of_the_profiles_are_those_of_the_emulator(emulator: Path, x86_emulator: Path) -> None:
+    for program, names in ((emulator, ("qemu-cortex-a53", "qemu-cortex-a76")), (x86_emulator, ("qemu-haswell",))):
+        listed = subprocess.run([program, "-cpu", "help"], capture_output=True, text=True, check=False)
+        assert {load_profile(name).qemu.cpu for name in names} <= set(listed.stdout.split())  # type: ignore[union-attr]

@@ -11,15 +11,18 @@ import functools
 import os
 import pickle
 import platform
-import shutil
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-PROGRAMS = ("qemu-x86_64-static", "qemu-x86_64")
-CORE = "Haswell"  # AVX2, and nothing later
+from edgekd.devices import load_profile
+from edgekd.drivers import device_state, open_driver
+from edgekd.drivers.qemu_x86 import X86Driver
+from edgekd.targets import classify, cpu_flags
+
+DEVICE = "qemu-haswell"
 
 Question = tuple[bytes, dict[str, Any], bool, "str | None"]
 
@@ -61,25 +64,27 @@ def run(model: bytes, inputs: dict[str, Any], *, fused: bool = True, optimized: 
 
 @functools.cache
 def _is_here() -> bool:
-    from edgekd.targets import classify, cpu_flags
-
     machine = platform.machine().lower()
     return machine in ("x86_64", "amd64") and classify(machine, cpu_flags()).pairs_saturate
 
 
 @functools.cache
 def _emulated() -> Any:
-    emulator = next((path for path in map(shutil.which, PROGRAMS) if path), None)
-    if emulator is None:
-        message = f"needs x86 without VNNI, or {PROGRAMS[0]} to emulate it"
+    profile = load_profile(DEVICE)
+    state = device_state(profile)
+    if state != "ready":
+        message = f"needs x86 without VNNI, or {DEVICE}, which {state}"
         pytest.fail(message) if "qemu" in os.environ.get("EDGEKD_REQUIRE", "").split(",") else pytest.skip(message)
-    machine = subprocess.Popen(
-        [emulator, "-cpu", CORE, sys.executable, __file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-    )
+    driver = open_driver(profile)
+    assert isinstance(driver, X86Driver)
+    with driver:  # it needs nothing of its private folder
+        machine = subprocess.Popen(
+            [*driver.interpreter(), __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=driver.environment(),
+        )
     atexit.register(machine.kill)
     return machine
 
