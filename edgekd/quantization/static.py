@@ -39,6 +39,7 @@ from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
+from edgekd.targets import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -230,13 +231,15 @@ class Quantization(Job):
 
     def _quicken(self, content: bytes, target: Target, path: str, fp32: frozenset[str]) -> Quickened | None:
         """Return the file with its slow blocks in fp32, if it was measured to be slower than the fp32 model."""
-        speed = self._speed(content, target, path, self._data) if self._measure else None
-        if speed is None or speed.ratio.verdict != "slower":
+        if not (self._measure and is_host(target)):
+            return None
+        before = compare_speed(content, self._fp32, self._data, name=path).ratio
+        if before.verdict != "slower":
             return None
         never = fp32_layers(onnx.load_from_string(content))
         found = return_slow_blocks(
             content,
-            speed.ratio,
+            before,
             [cost.layer for cost in layer_costs(self._model) if cost.layer not in never],
             lambda names: self._content(target, fp32 | names, SILENT),
             lambda file, other: compare_speed(file, other, self._data, name=path).ratio,
