@@ -19,10 +19,10 @@ from edgekd.artifact import (
     Origin,
     canonical_json,
     indented_json,
-    locked_folder,
     write_json,
 )
 from edgekd.errors import MissingExtraError, ModelError
+from edgekd.launch import refuse_several
 from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import ModelSettings, Recipe
@@ -30,10 +30,12 @@ from edgekd.recipe_file import load_recipe
 from edgekd.run_measures import bench_roles, score_roles
 from edgekd.run_report import RunReport, report_content
 from edgekd.run_training import Networks
-from edgekd.stages import RUNTIME_LIBRARIES, Stages
+from edgekd.stages import RUNTIME_LIBRARIES, Stages, held_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from edgekd.distillation.processes import Processes
 
 PARITY_SAMPLES = 64
 EXPORT_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
@@ -60,6 +62,9 @@ def run(
     Raises:
         EdgekdError: whatever stops it; finished stages stay, and running again continues.
     """
+    refuse_several(
+        "edgekd run", "train with `edgekd distill` in all of them, then `edgekd run` in one goes on from there"
+    )
     with _open(recipe, output, overrides, progress) as pipeline:
         return pipeline.run()
 
@@ -71,7 +76,11 @@ def distill_recipe(
     overrides: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Artifact:
-    """Train teacher, control and student of a recipe, and return the student's weights; see `run`."""
+    """Train teacher, control and student of a recipe, and return the student's weights; see `run`.
+
+    Started in several processes, by torchrun or `accelerate launch`, it trains in all of them. The main process alone
+    writes and reports, and all of them must see its folder.
+    """
     with _open(recipe, output, overrides, progress) as pipeline:
         return pipeline.networks.train()["student"]
 
@@ -81,24 +90,30 @@ def _open(
     recipe: Recipe | str | Path, output: str | Path | None, overrides: Sequence[str], progress: Progress
 ) -> Iterator[_Pipeline]:
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    with locked_folder(Path(output) if output is not None else Path("runs") / settings.name) as folder:
-        yield _Pipeline(settings, folder, progress)
+    check_names(settings)
+    from edgekd.distillation.processes import join
+
+    processes = join()
+    folder = Path(output) if output is not None else Path("runs") / settings.name
+    with held_folder(folder, processes):
+        yield _Pipeline(settings, folder, processes, processes.heard(progress))
 
 
 class _Pipeline:
     """The stages of one run, in one folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes, progress: Progress) -> None:
         from edgekd.data.splits import open_splits
 
-        check_names(recipe)
         self.recipe = recipe
         self.folder = folder
         self.progress = progress
         self.splits = open_splits(recipe.data, recipe.seed)
         self.contract = self.splits.contract
         check_models(recipe, self.contract, progress)
-        self.stages = Stages(folder=folder, extra={"contract": self.contract.to_json()}, progress=progress)
+        self.stages = Stages(
+            folder=folder, extra={"contract": self.contract.to_json()}, processes=processes, progress=progress
+        )
         self.data_parents = self._share_out()
         self.networks = Networks(recipe, self.splits, self.stages, self.data_parents)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekd.errors import RecipeError, UsageError, require_extra
+from edgekd.launch import launched
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DigitsData
 
@@ -44,11 +45,13 @@ def check_names(recipe: Recipe) -> None:
     with_key("quantize.target", find_target, recipe.quantize.target)
     for module in NEEDED:
         require_extra("train", module)
+    from edgekd.data.torch_data import check_batch_size
     from edgekd.distillation.precision import check_precision
     from edgekd.distillation.running import best_device
     from edgekd.models import source_digest
 
     for section, training in {"teacher": recipe.teacher, "distill": recipe.distill}.items():
+        with_key(section, check_batch_size, training.batch_size, launched().size)
         with_key(f"{section}.precision", check_precision, training.precision, best_device())
     for section, model in _architectures(recipe).items():
         with_key(f"{section}.model", source_digest, model.model, recipe.folder)

@@ -303,10 +303,11 @@ class Networks:
             return content, {"parameters": count_parameters(trained.module), **trained.metrics()}
 
         elsewhere = [place for place in (_file(role), _file(role, seed)) if place != file]
-        weights = self.stages.make(file, origin, train, elsewhere=elsewhere)
-        with suppress(OSError):
-            checkpoint.unlink()
-            checkpoint.parent.rmdir()
+        weights = self.stages.make(file, origin, train, elsewhere=elsewhere, together=True)
+        if self.stages.processes.is_main:
+            with suppress(OSError):
+                checkpoint.unlink()
+                checkpoint.parent.rmdir()
         return Training(seed, origin, weights)
 
     def build(self, model: ModelSettings, seed: int | None = None) -> nn.Module:

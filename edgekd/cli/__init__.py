@@ -14,6 +14,7 @@ import click
 import edgekd
 from edgekd.cli.process import SIGINT, SIGPIPE, Ended, ends_told, settle_streams, surroundings
 from edgekd.errors import EdgekdError
+from edgekd.launch import launched
 
 VERBS: Final = (
     *("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report"),
@@ -79,10 +80,22 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         with suppress(OSError):  # nobody may be listening
             if debug and not isinstance(error, click.ClickException):
                 traceback.print_exc()
-            if message:
+            if message and _may_say(message, error):
                 click.echo(message, err=True)
         return code
     return result if isinstance(result, int) else 0
+
+
+def _may_say(message: str, error: BaseException) -> bool:
+    """Return whether this process is to say it: of several that train together one does."""
+    place = launched()
+    if place.size == 1:
+        return True
+    if isinstance(error, Ended):
+        return place.is_main
+    from edgekd.distillation.processes import first_to_say
+
+    return first_to_say(message)
 
 
 def _end_behind(error: BaseException) -> BaseException | None:

@@ -40,13 +40,17 @@ def _list_kinds(context: click.Context, parameter: click.Parameter, wanted: bool
 def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> None:
     """Train a recipe's teacher, control and student, and stop there.
 
-    The same folder as `edgekd run` uses, so that run continues from here.
+    The same folder as `edgekd run` uses, so that run continues from here. In several processes: torchrun
+    --nproc_per_node N -m edgekd distill RECIPE.
     """
     from edgekd.cli import ui
+    from edgekd.launch import launched
     from edgekd.pipeline import distill_recipe
     from edgekd.text import share
 
     student = distill_recipe(recipe, output, overrides=overrides, progress=ui.progress())
+    if not launched().is_main:
+        return
     ui.say(
         f"{student.path}: {student.metrics['parameters']:,} parameters, "
         f"validation accuracy {share(student.metrics['validation_top1'])}"

@@ -96,6 +96,7 @@ def _orderly_end() -> Iterator[None]:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Keep the logs and warnings of libraries, which know nothing of the command, to themselves."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read by torch at its first import
     root, silent = logging.getLogger(), logging.NullHandler()
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in _LOUD_LOGGERS}
     root.addHandler(silent)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     _Request: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint64]]  # positions, and a random word for each
 
 
+LEAST = 2  # samples that batch normalisation needs
+
+
 class TensorBatch(NamedTuple):
     """Samples of one step.
 
@@ -73,6 +76,19 @@ class Share(NamedTuple):
 
 
 ALL = Share(rank=0, size=1)
+
+
+def check_batch_size(batch_size: int, processes: int) -> None:
+    """See that each of several processes gets enough samples of a batch.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if processes > 1 and batch_size < LEAST * processes:
+        raise UsageError(
+            f"batch_size = {batch_size} is shared out among {processes} processes; it must be {LEAST * processes} or "
+            f"more, {LEAST} samples for each"
+        )
 
 
 class TrainingBatches:
@@ -130,12 +146,8 @@ class TrainingBatches:
                 f"{samples.name}: shifting and mirroring are for images of shape (N, channels, height, width), found "
                 f"{('N', *probe.shape[1:])}"
             )
-        least = 2 * share.size
-        if share.size > 1 and batch_size < least:
-            raise UsageError(
-                f"batch_size = {batch_size} is shared out among {share.size} processes; it must be {least} or more, "
-                "2 samples for each"
-            )
+        check_batch_size(batch_size, share.size)
+        least = LEAST * share.size
         self.samples = len(samples)
         self._batches_each = len(samples) // batch_size + (len(samples) % batch_size >= least)
         self.steps = -(-self._batches_each // accumulate)

@@ -6,6 +6,7 @@ Gradients are averaged by torch's DistributedDataParallel, which accelerate sets
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from contextlib import contextmanager, nullcontext
@@ -89,6 +90,7 @@ class _Launched(Processes):
             self._accelerator = Accelerator(
                 mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=handlers
             )
+            atexit.register(distributed.destroy_process_group)  # its threads must end before the interpreter does
             self.rank, self.size = self._accelerator.process_index, self._accelerator.num_processes
 
     def on_main(self, make: Callable[[], T]) -> T:
