@@ -66,6 +66,7 @@ ALLOWED = {
     "pipeline": LEAVES
     | {
         "stages",
+        "distillation",
         "preflight",
         "reporting",
         "data",
