@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.errors import OutputError
-from edgekd.text import bytes_text, conditions_text, cost_text, counted, help_sentences, milliseconds, ratio_text, share
+from edgekd.text import (
+    bytes_text,
+    conditions_text,
+    cost_text,
+    counted,
+    help_sentences,
+    milliseconds,
+    ratio_text,
+    share,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
