@@ -23,7 +23,7 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.graph.opset import default_opset
 from edgekd.quantization.saturation import Certificate, certify
 from edgekd.runtime import open_model
-from edgekd.targets import Target, cpu_flags, find_target, known_host
+from edgekd.targets import INT8_FLAGS, Target, cpu_flags, find_target, known_host
 from edgekd.text import counted
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 SCHEMA = "edgekd.doctor/1"
 TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 LIBRARIES: Final = ("edgekd", "onnxruntime", "onnx", "numpy", "torch")
-# Of a CPU's flags those that decide which INT8 kernels it has.
-FLAGS: Final = (
-    *("avx", "avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8"),
-    *("asimd", "asimddp", "i8mm", "sve", "sme"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +242,7 @@ def _machine(root: Path) -> Machine:
         machine=platform.machine(),
         cpu_model=read_facts(root).cpu_model,
         target=None if host is None else host.name,
-        flags=tuple(flag for flag in FLAGS if flag in flags),
+        flags=tuple(flag for flag in INT8_FLAGS if flag in flags),
         logical_cores=os.cpu_count(),
         usable_cores=None if affinity is None else len(affinity(0)),
         memory_bytes=_kibibytes(memory.get("MemTotal")),

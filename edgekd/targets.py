@@ -52,6 +52,13 @@ TARGETS: Final[dict[str, Target]] = {
 }
 
 
+# Of a CPU's flags those that decide which INT8 kernels it has.
+INT8_FLAGS: Final = (
+    *("avx", "avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "sve", "sme"),
+)
+
+
 def find_target(name: str) -> Target:
     """Return the target called `name`; `"auto"` is the host's own.
 

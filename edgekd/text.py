@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -107,3 +108,39 @@ def _gain(gain: Mapping[str, Any]) -> str:
 def apart(points: float) -> str:
     """Return `"0.84 points less"`, or `"0.28 points more"` for points below zero."""
     return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"
+
+
+def fact_text(value: object) -> str:
+    """Return a fact of a device in words: a mapping or a list item by item; what it does not tell is unavailable."""
+    if value is None:
+        return "unavailable"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {'none' if item is None else item}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def conditions_text(conditions: Mapping[str, Any]) -> str:
+    """Return the conditions of a benchmark in a line: clock and temperature before and after, and what disturbed."""
+    told = {
+        "governor": conditions["governor"],
+        "clock": _before_and_after(conditions, "frequencies_mhz", "MHz"),
+        "hottest sensor": _before_and_after(conditions, "temperatures_c", "°C"),
+        "throttling": conditions.get("throttling", "unavailable"),
+        "load average": fact_text(conditions["load_average_before"]),
+    }
+    if conditions.get("busy_processes"):
+        told["busy"] = fact_text(conditions["busy_processes"])
+    limits = conditions.get("limits") or {}
+    if limits.get("cpus") is not None:
+        told["container"] = f"{limits['cpus']:g} cores"
+    return "; ".join(f"{name} {value}" for name, value in told.items())
+
+
+def _before_and_after(conditions: Mapping[str, Any], key: str, unit: str) -> str:
+    """Return the highest of several readings before and after, such as `1500 -> 1400 MHz`."""
+    before, after = conditions.get(f"{key}_before"), conditions.get(f"{key}_after")
+    if not before or not after:
+        return "unavailable"
+    return f"{max(before.values()):.4g} -> {max(after.values()):.4g} {unit}"

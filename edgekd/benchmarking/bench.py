@@ -56,8 +56,8 @@ def bench(
     Every model is first tried on the device, once. An emulated device is asked for no more: that shows that the
     model runs there, and its times and memory would be the emulator's. On others, each of `repeats` blocks of each
     model is measured in a fresh process, the models interleaved. A repetition during which other work kept the
-    machine busy is measured again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their
-    median.
+    machine busy, or something slowed its processor down, is measured again, `RETAKES` times in all. Latencies are
+    pooled over the blocks; memory is their median.
 
     Args:
         models: ONNX files. The first is the one that others are compared with.
@@ -155,11 +155,11 @@ def _measure(
     kept: list[Repetition] = []
     retaken = 0
     with progress.task("bench", plan.repeats * len(plan.entries)) as task:
-        again = False
+        again: str | None = None
         while len(kept) < plan.repeats:
             repetition = _repeat(driver, plan, tried, len(kept), task, again=again)
-            again = repetition.span.is_tainted and retaken < RETAKES
-            if again:
+            again = repetition.span.taint if retaken < RETAKES else None
+            if again is not None:
                 retaken += 1
             else:
                 kept.append(repetition)
@@ -167,16 +167,16 @@ def _measure(
 
 
 def _repeat(
-    driver: Driver, plan: Plan, tried: Mapping[str, _Tried], repetition: int, task: Task, *, again: bool
+    driver: Driver, plan: Plan, tried: Mapping[str, _Tried], repetition: int, task: Task, *, again: str | None
 ) -> Repetition:
-    """Measure one block of every entry; `again` says that other work had spoilt it before."""
+    """Measure one block of every entry; `again` says what had spoilt it before."""
     before, start = driver.probe(), time.monotonic()
     blocks: dict[int, Block] = {}
     for index in plan.order(repetition):
         entry = plan.entries[index]
         blocks[index] = _run(driver, plan, entry, tried[entry.path].place, repetition=repetition)
         note = f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}"
-        task.advance(0 if again else 1, f"{note}, again: other work was running" if again else note)
+        task.advance(0 if again else 1, f"{note}, again: {again}" if again else note)
     own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
     span = Span(before=before, after=driver.probe(), own_cpu_s=own_cpu_s, elapsed_s=time.monotonic() - start)
     return Repetition(blocks=[blocks[index] for index in range(len(plan.entries))], span=span)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from edgekd.drivers import UNAVAILABLE
+from edgekd.drivers.limits import Limits  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgekd.drivers import Facts
 
-EMULATED = "emulated: only answers count; times and memory would be the emulator's, so none are given"
+EMULATED: Final = "emulated: only answers count; times and memory would be the emulator's, so none are given"
+NOT_THROTTLED: Final = "none"
 _BUSY_SHARE = 0.25
+_NOTABLE_CORES = 0.05  # a process that is named took more than this of a core
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +44,35 @@ class Span:
         return max(0.0, self.after.busy_cpu_s - self.before.busy_cpu_s - self.own_cpu_s)
 
     @property
-    def is_tainted(self) -> bool:
-        """Whether other work is known to have kept more than a quarter of the cores busy."""
+    def throttling(self) -> tuple[str, ...] | None:
+        """What slowed the processor down, in words; None where nothing is known and no sensor would tell."""
+        if self.before.throttling is None or self.after.throttling is None:
+            return None
+        words = self.before.throttling.until(self.after.throttling)
+        return words if words or self.after.throttling.sensed else None
+
+    @property
+    def taint(self) -> str | None:
+        """Why this stretch does not count; None where nothing is known against it.
+
+        Other work kept more than a quarter of the cores busy, or the processor was slowed down.
+        """
         others = self.others_cpu_s
-        return others is not None and others > _BUSY_SHARE * (self.before.logical_cores or 1) * self.elapsed_s
+        if others is not None and others > _BUSY_SHARE * (self.before.logical_cores or 1) * self.elapsed_s:
+            return "other work was running"
+        return f"the processor was slowed down ({', '.join(self.throttling)})" if self.throttling else None
+
+    def processes_cpu_s(self) -> dict[str, float]:
+        """Return the CPU time, in seconds, of every process that was there at the end, by name.
+
+        The measured ones are not: each has ended before.
+        """
+        found: dict[str, float] = {}
+        for key, process in self.after.processes.items():
+            earlier = self.before.processes.get(key)
+            used = process.cpu_s - (earlier.cpu_s if earlier else 0.0)
+            found[process.name] = found.get(process.name, 0.0) + used
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +87,15 @@ class Conditions:
         load_average_before: Mean number of running tasks over the minute before the start.
         others_busy_cores: Cores kept busy by anything but the measured processes, on average while they ran.
         onnxruntime: Version that ran the models.
-        retaken: Repetitions that were thrown away and measured again, because other work was running.
+        retaken: Repetitions that were thrown away and measured again, because they were tainted.
+        cores: The cores by name, such as "4x Cortex-A76".
+        flags: Of the CPU's flags those that decide on INT8 kernels.
+        frequencies_mhz_before, frequencies_mhz_after: Clock of each core, by its name.
+        temperatures_c_before, temperatures_c_after: Degrees Celsius, by the name of a sensor.
+        throttling: What slowed the processor down while models were measured, or "none".
+        busy_processes: Other processes and the cores that each kept busy on average, where more than 0.05.
+        limits: What a container leaves of the device; None in it is no limit.
+        battery_percent_before: Charge of its battery.
     """
 
     verdict: str
@@ -66,20 +106,35 @@ class Conditions:
     others_busy_cores: float | None
     onnxruntime: str
     retaken: int = 0
+    cores: tuple[str, ...] | None = None
+    flags: tuple[str, ...] | None = None
+    frequencies_mhz_before: Mapping[str, float] | None = None
+    frequencies_mhz_after: Mapping[str, float] | None = None
+    temperatures_c_before: Mapping[str, float] | None = None
+    temperatures_c_after: Mapping[str, float] | None = None
+    throttling: str = UNAVAILABLE
+    busy_processes: Mapping[str, float] | None = None
+    limits: Limits | None = None
+    battery_percent_before: float | None = None
 
 
 def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Conditions:
     """Return the conditions of a measurement from the stretches of time that count.
 
-    It is tainted when other work took more than a quarter of the cores. Where the system counts CPU time, that is
-    the time used in the spans less that of the measured processes; so work that ended before the start (training, in
-    `edgekd run`) does not count, though the load average still remembers it. Elsewhere the load average before the
-    start decides.
+    It is tainted when other work took more than a quarter of the cores, or the processor was slowed down. Where the
+    system counts CPU time, other work is the time used in the spans less that of the measured processes; so work that
+    ended before the start (training, in `edgekd run`) does not count, though the load average still remembers it.
+    Elsewhere the load average before the start decides. A sensor that is not there taints nothing.
     """
-    first = spans[0].before
-    others = _others_busy_cores(spans)
+    first, last = spans[0].before, spans[-1].after
+    others, busy = _others_busy_cores(spans), _busy_processes(spans)
+    throttling = _throttling(spans)
+    faults = [_business(others, busy, first.load_average, first.logical_cores)]
+    if throttling not in (UNAVAILABLE, NOT_THROTTLED):
+        faults.append(f"the processor was slowed down ({throttling})")
+    known = [fault for fault in faults if fault is not None]
     return Conditions(
-        verdict=_verdict(others, first.load_average, first.logical_cores),
+        verdict=f"tainted: {'; '.join(known)}" if known else "valid",
         cpu_model=first.cpu_model,
         logical_cores=first.logical_cores,
         governor=first.governor,
@@ -87,6 +142,16 @@ def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Condi
         others_busy_cores=others,
         onnxruntime=onnxruntime,
         retaken=retaken,
+        cores=first.cores or None,
+        flags=first.flags or None,
+        frequencies_mhz_before=first.frequencies_mhz or None,
+        frequencies_mhz_after=last.frequencies_mhz or None,
+        temperatures_c_before=first.temperatures_c or None,
+        temperatures_c_after=last.temperatures_c or None,
+        throttling=throttling,
+        busy_processes=busy,
+        limits=first.limits,
+        battery_percent_before=first.battery_percent,
     )
 
 
@@ -100,6 +165,7 @@ def without_times(facts: Facts, *, onnxruntime: str) -> Conditions:
         load_average_before=None,
         others_busy_cores=None,
         onnxruntime=onnxruntime,
+        flags=facts.flags or None,
     )
 
 
@@ -111,11 +177,32 @@ def _others_busy_cores(spans: Sequence[Span]) -> float | None:
     return round(total_s / sum(elapsed_s for _, elapsed_s in known), 3)
 
 
-def _verdict(others: float | None, load_average: float | None, cores: int | None) -> str:
+def _busy_processes(spans: Sequence[Span]) -> dict[str, float] | None:
+    elapsed_s = sum(span.elapsed_s for span in spans)
+    if elapsed_s <= 0 or not all(span.before.processes and span.after.processes for span in spans):
+        return None
+    total_s: dict[str, float] = {}
+    for span in spans:
+        for name, used in span.processes_cpu_s().items():
+            total_s[name] = total_s.get(name, 0.0) + used
+    cores = {name: round(used / elapsed_s, 3) for name, used in total_s.items() if used / elapsed_s > _NOTABLE_CORES}
+    return dict(sorted(cores.items(), key=lambda item: (-item[1], item[0]))[:_MOST_NAMED])
+
+
+def _throttling(spans: Sequence[Span]) -> str:
+    found = [span.throttling for span in spans]
+    words = sorted({word for words in found for word in words or ()})
+    return ", ".join(words) or (UNAVAILABLE if None in found else NOT_THROTTLED)
+
+
+def _business(
+    others: float | None, busy: Mapping[str, float] | None, load_average: float | None, cores: int | None
+) -> str | None:
+    """Return in what way the device was too busy, or None."""
     limit = _BUSY_SHARE * (cores or 1)
     if others is not None:
-        if others > limit:
-            return f"tainted: other work kept {others:.1f} of {cores or 1} cores busy"
-    elif load_average is not None and load_average > limit:
-        return f"tainted: the load average was {load_average:.1f} on {cores or 1} cores before the start"
-    return "valid"
+        named = f" ({', '.join(f'{name} {used:.1f}' for name, used in busy.items())})" if busy else ""
+        return f"other work kept {others:.1f} of {cores or 1} cores busy{named}" if others > limit else None
+    if load_average is not None and load_average > limit:
+        return f"the load average was {load_average:.1f} on {cores or 1} cores before the start"
+    return None

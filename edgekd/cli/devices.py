@@ -47,12 +47,16 @@ def probe(name: str) -> None:
     from edgekd.cli import ui
     from edgekd.devices import load_profile
     from edgekd.drivers import open_driver
+    from edgekd.text import fact_text
 
     with open_driver(load_profile(name)) as driver:
         found = asdict(driver.probe())
-    temperatures = found.pop("temperatures_c")
+    temperatures, found["processes"] = found.pop("temperatures_c"), len(found["processes"]) or None
+    throttling = found["throttling"]
+    found["throttling"] = throttling["now"] if throttling and (throttling["now"] or throttling["sensed"]) else None
+    found |= {key: found[key] or None for key in ("cores", "flags", "frequencies_mhz")}
     found |= {f"temperature {zone}": f"{degrees:.1f} °C" for zone, degrees in temperatures.items()}
-    ui.facts({key: "unavailable" if value is None else value for key, value in found.items()})
+    ui.facts({key: fact_text(value) for key, value in found.items()})
 
 
 @command.command("prepare")

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.errors import OutputError
-from edgekd.text import bytes_text, cost_text, counted, help_sentences, milliseconds, ratio_text, share
+from edgekd.text import (
+    bytes_text,
+    conditions_text,
+    cost_text,
+    counted,
+    help_sentences,
+    milliseconds,
+    ratio_text,
+    share,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -336,6 +345,7 @@ def bench_table(content: Mapping[str, Any]) -> None:
     ]
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
+    say(conditions_text(content["conditions"]))
 
 
 def comparison_text(content: Mapping[str, Any]) -> None:

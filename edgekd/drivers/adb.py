@@ -11,7 +11,7 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
-from edgekd.drivers.agent import FILES
+from edgekd.drivers.agent import FILES, processes
 from edgekd.drivers.board import BoardDriver
 from edgekd.drivers.connection import Connection
 from edgekd.drivers.host import facts_of
@@ -91,16 +91,23 @@ class AdbDriver(BoardDriver):
         connection = self.connection
         assert isinstance(connection, AdbConnection)
         found: dict[str, Any] = connection.call("snapshot")
-        names = " ".join(f"/{pattern}" for pattern in FILES)
+        names = " ".join(f"/{pattern}" for pattern in FILES if not pattern.startswith("proc/self/"))
         texts = connection.read(f'for f in {names}; do [ -r "$f" ] && echo "{_MARK}$f" && cat "$f"; done')
         model = connection.read(
             "getprop ro.product.manufacturer; getprop ro.product.model; getprop ro.soc.model"
         ).splitlines()
         files = {**found["files"], **split_files(texts), "proc/device-tree/model": " ".join(filter(None, model))}
         battery = connection.read("dumpsys battery")
-        temperatures = sensors(connection.read("dumpsys thermalservice"), battery)
+        thermal = connection.read("dumpsys thermalservice")
         level = re.search(r"^\s*level: (\d+)", battery, re.MULTILINE)
-        readings = {"temperatures_c": temperatures, "battery_percent": float(level[1]) if level else None}
+        status = re.search(r"^\s*Thermal Status: (\d+)", thermal, re.MULTILINE)
+        readings = {
+            "temperatures_c": sensors(thermal, battery),
+            "battery_percent": float(level[1]) if level else None,
+            "android_thermal_status": int(status[1]) if status else None,
+            # the app may see its own processes only
+            "processes": processes(connection.read("cat /proc/[0-9]*/stat 2>/dev/null")) or found["processes"],
+        }
         return facts_of({**found, **readings, "files": files})
 
     def _choose(self) -> str:

@@ -40,11 +40,23 @@ PIECE_BYTES = 1 << 20
 FILES = (
     "proc/cpuinfo",
     "proc/stat",
+    "proc/self/cgroup",
     "proc/device-tree/model",
     "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
+    "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq",
+    "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count",
+    "sys/devices/platform/soc*/*firmware/get_throttled",
     "sys/class/thermal/thermal_zone*/type",
     "sys/class/thermal/thermal_zone*/temp",
+    "sys/class/thermal/cooling_device*/type",
+    "sys/class/thermal/cooling_device*/cur_state",
 )
+# Of a control group, both versions; see the kernel's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/.
+GROUP_FILES = (
+    *("cpu.max", "cpu.stat", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    *("memory.max", "memory.limit_in_bytes"),
+)
+VCGENCMD_S = 5.0
 PACKAGES = ("numpy", "onnxruntime")
 
 
@@ -59,14 +71,57 @@ class RefusalError(Exception):
 def snapshot(root: str = "/") -> dict[str, Any]:
     """Return this machine's raw facts at this moment, as JSON values; `root` is where the files are looked for."""
     base = Path(root)
-    texts = {path.relative_to(base).as_posix(): read(path) for pattern in FILES for path in base.glob(pattern)}
+    paths = [path for pattern in FILES for path in base.glob(pattern)] + group_files(base)
+    texts = {path.relative_to(base).as_posix(): read(path) for path in paths}
     return {
         "machine": platform.machine(),
         "logical_cores": os.cpu_count(),
         "load_average": load_average(),
         "ticks_per_s": os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100,
         "files": {name: text for name, text in sorted(texts.items()) if text is not None},
+        "processes": processes("\n".join(read(path) or "" for path in base.glob("proc/[0-9]*/stat"))),
+        "vcgencmd": vcgencmd() if root == "/" else None,
     }
+
+
+def group_files(base: Path) -> list[Path]:
+    """Return the files that limit this process's control groups and those around them; `base` holds proc and sys."""
+    mounted, own, found = base / "sys/fs/cgroup", base / "proc/self/cgroup", []
+    for line in (read(own) or "").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        top = mounted / controllers if controllers else mounted
+        group = top / path.lstrip("/")
+        while True:
+            found += [group / name for name in GROUP_FILES if (group / name).is_file()]
+            if group == top or top not in group.parents:
+                break
+            group = group.parent
+    return found
+
+
+def processes(text: str) -> dict[str, list[Any]]:
+    """Return name and CPU time in ticks of every process, by number and start, from lines of /proc/PID/stat."""
+    found = {}
+    for line in text.splitlines():
+        number, opening, rest = line.partition(" (")
+        name, closing, fields = rest.rpartition(") ")  # a name may hold brackets
+        values = fields.split()
+        if opening and closing and len(values) > 19:
+            found[f"{number}:{values[19]}"] = [name, int(values[11]) + int(values[12])]
+    return found
+
+
+def vcgencmd() -> str | None:
+    """Return what a Raspberry Pi's own program says of throttling, or None where there is no such program."""
+    program = shutil.which("vcgencmd")
+    if program is None:
+        return None
+    try:
+        command = [program, "get_throttled"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=VCGENCMD_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None
 
 
 def load_average() -> float | None:

@@ -8,15 +8,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.drivers.agent import read, snapshot
-from edgekd.drivers.protocol import UNAVAILABLE, Facts
+from edgekd.drivers.limits import limits_of
+from edgekd.drivers.protocol import UNAVAILABLE, Facts, Process
+from edgekd.drivers.throttling import throttling_of
 from edgekd.errors import UsageError
-from edgekd.targets import classify, known_host, parse_cpuinfo
+from edgekd.targets import INT8_FLAGS, classify, known_host, parse_cpuinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNKNOWN = "unknown"  # a target whose INT8 kernels are not known; its machine can be measured all the same
 _THERMAL = "sys/class/thermal/"
+_CPU = "sys/devices/system/cpu/"
+_ARM = "0x41"  # implementer
+# Part numbers of Arm's own cores, as in MIDR_EL1: Linux, arch/arm64/include/asm/cputype.h; GCC, aarch64-cores.def.
+_ARM_CORES = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd0d": "Cortex-A77",
+    "0xd40": "Neoverse-V1",
+    "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
+    "0xd44": "Cortex-X1",
+    "0xd46": "Cortex-A510",
+    "0xd47": "Cortex-A710",
+    "0xd48": "Cortex-X2",
+    "0xd49": "Neoverse-N2",
+    "0xd4d": "Cortex-A715",
+    "0xd4e": "Cortex-X3",
+    "0xd4f": "Neoverse-V2",
+    "0xd80": "Cortex-A520",
+    "0xd81": "Cortex-A720",
+    "0xd82": "Cortex-X4",
+}
 
 
 def read_facts(root: Path = Path("/")) -> Facts:
@@ -30,8 +61,9 @@ def read_facts(root: Path = Path("/")) -> Facts:
 def facts_of(found: Mapping[str, Any]) -> Facts:
     """Return the facts in a snapshot; see `edgekd/drivers/agent.py` for what it holds."""
     files: Mapping[str, str] = found["files"]
+    flags, ticks_per_s = parse_cpuinfo(files.get("proc/cpuinfo", "")), found["ticks_per_s"]
     try:
-        target = classify(found["machine"].lower(), parse_cpuinfo(files.get("proc/cpuinfo", ""))).name
+        target = classify(found["machine"].lower(), flags).name
     except UsageError:
         target = UNKNOWN
     return Facts(
@@ -40,9 +72,18 @@ def facts_of(found: Mapping[str, Any]) -> Facts:
         logical_cores=found["logical_cores"],
         governor=governor(files),
         load_average=found["load_average"],
-        busy_cpu_s=busy_cpu_s(files, found["ticks_per_s"]),
+        busy_cpu_s=busy_cpu_s(files, ticks_per_s),
         temperatures_c={**temperatures_c(files), **found.get("temperatures_c", {})},
         battery_percent=found.get("battery_percent"),
+        cores=cores(files),
+        flags=tuple(flag for flag in INT8_FLAGS if flag in flags),
+        frequencies_mhz=frequencies_mhz(files),
+        throttling=throttling_of(found),
+        processes={
+            key: Process(name=name, cpu_s=ticks / ticks_per_s)
+            for key, (name, ticks) in found.get("processes", {}).items()
+        },
+        limits=limits_of(files) if "proc/self/cgroup" in files else None,
     )
 
 
@@ -53,6 +94,29 @@ def cpu_model(files: Mapping[str, str]) -> str | None:
         if key.strip() == "model name":
             return value.strip()
     return files.get("proc/device-tree/model", "").strip("\0 \n") or None
+
+
+def cores(files: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the cores of an ARM processor as /proc/cpuinfo numbers them, such as "4x Cortex-A76"."""
+    names: list[str] = []
+    implementer = ""
+    for line in files.get("proc/cpuinfo", "").splitlines():
+        key, value = (part.strip() for part in line.partition(":")[::2])
+        if key == "CPU implementer":
+            implementer = value
+        elif key == "CPU part":
+            known = _ARM_CORES.get(value) if implementer == _ARM else None
+            names.append(known or f"core {implementer}/{value}")
+    return tuple(f"{names.count(name)}x {name}" for name in dict.fromkeys(names))
+
+
+def frequencies_mhz(files: Mapping[str, str]) -> dict[str, float]:
+    """Return the clock of each core in MHz by the core's name, from cpufreq, which gives kHz."""
+    found = {}
+    for name, text in files.items():
+        if name.startswith(_CPU) and name.endswith("/cpufreq/scaling_cur_freq") and text.strip().isdecimal():
+            found[name.removeprefix(_CPU).partition("/")[0]] = int(text) / 1000
+    return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix("cpu"))))
 
 
 def governor(files: Mapping[str, str]) -> str:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekd.drivers.host import read_text
+from edgekd.drivers.agent import group_files, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
 _NO_LIMIT_BYTES = 2**60  # version 1 writes a huge number where there is no limit
 
@@ -33,24 +33,22 @@ class Limits:
 
 def read_limits(root: Path = Path("/")) -> Limits:
     """Return the limits of this process; `root` is where `proc` and `sys` are looked for."""
+    return limits_of({path.relative_to(root).as_posix(): read(path) or "" for path in group_files(root)})
+
+
+def limits_of(files: Mapping[str, str]) -> Limits:
+    """Return the limits in the files of a process's control groups, by name; others are ignored."""
     cpus: list[float] = []
     memory: list[int] = []
-    for folder in _groups(root):
-        cpus += _quota(*(read_text(folder / "cpu.max").split() or ["max", "1"])[:2])
-        cpus += _quota(read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us"))
-        found = [read_text(folder / name).strip() for name in ("memory.max", "memory.limit_in_bytes")]
-        memory += [int(text) for text in found if text.isdecimal() and int(text) < _NO_LIMIT_BYTES]
+    for name, text in files.items():
+        folder, _, leaf = name.rpartition("/")
+        if leaf == "cpu.max":
+            cpus += _quota(*(text.split() or ["max", "1"])[:2])
+        elif leaf == "cpu.cfs_quota_us":
+            cpus += _quota(text, files.get(f"{folder}/cpu.cfs_period_us", ""))
+        elif leaf in ("memory.max", "memory.limit_in_bytes"):
+            memory += [int(text)] if text.strip().isdecimal() and int(text) < _NO_LIMIT_BYTES else []
     return Limits(cpus=min(cpus, default=None), memory_bytes=min(memory, default=None))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control groups and of those around them."""
-    mounted = root / "sys/fs/cgroup"
-    for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        base = mounted / controllers if controllers else mounted
-        group = base / path.lstrip("/")
-        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(base))
 
 
 def _quota(quota: str, period: str) -> list[float]:

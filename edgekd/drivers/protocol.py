@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from edgekd.drivers.limits import Limits
+    from edgekd.drivers.throttling import Throttling
+
 UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process of the device: its name, and the CPU time that it has used, in seconds."""
+
+    name: str
+    cpu_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +37,12 @@ class Facts:
         busy_cpu_s: CPU time that all its processes have used since it started, in seconds.
         temperatures_c: Degrees Celsius by the name of a thermal zone; empty where there is no sensor.
         battery_percent: Charge of its battery.
+        cores: Its cores by name, such as "4x Cortex-A76"; empty where the name is not known.
+        flags: Of its CPU's flags those that decide on INT8 kernels; empty where it does not list any.
+        frequencies_mhz: Clock of each core, by its name such as "cpu0"; empty where it does not tell.
+        throttling: What slows its processor down; None where it has no such sensor.
+        processes: Its processes, by number and start; empty where it does not list them.
+        limits: What a container leaves of it; None where nobody knows.
     """
 
     target: str
@@ -36,6 +53,12 @@ class Facts:
     busy_cpu_s: float | None
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     battery_percent: float | None = None
+    cores: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    frequencies_mhz: Mapping[str, float] = field(default_factory=dict)
+    throttling: Throttling | None = None
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from edgekd.artifact import write_bytes
 from edgekd.errors import require_extra
 from edgekd.reporting.charts import charts
 from edgekd.reporting.findings import Findings, gather
-from edgekd.text import bytes_text, cost_text, help_sentences, milliseconds, ratio_text, share
+from edgekd.text import bytes_text, cost_text, fact_text, help_sentences, milliseconds, ratio_text, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,13 @@ def render(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": bytes_text, "share": share, "ms": milliseconds, "ratio": ratio_text}
+    environment.filters |= {
+        "bytes": bytes_text,
+        "share": share,
+        "ms": milliseconds,
+        "ratio": ratio_text,
+        "fact": fact_text,
+    }
     figures = charts(findings)
     return environment.get_template("page.html.j2").render(
         findings=findings,

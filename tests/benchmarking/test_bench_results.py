@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,10 +11,13 @@ from edgekd.benchmarking.conditions import Conditions, Span, judge
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult, read_result
 from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.drivers import Facts
+from edgekd.drivers.limits import Limits
+from edgekd.drivers.protocol import Process
+from edgekd.drivers.throttling import Throttling
 from edgekd.errors import DataError
+from edgekd.text import conditions_text
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarking.md"
 
 
 def facts(busy_cpu_s: float | None = 100.0, load_average: float | None = 0.1) -> Facts:
@@ -161,3 +166,96 @@ def test_without_cpu_time_the_load_average_decides() -> None:
     assert busy.others_busy_cores is None
     silent = judged(facts(None, None), facts(None, None), own_cpu_s=10, elapsed_s=10)
     assert silent.verdict == "valid"
+
+
+def test_a_throttled_processor_taints() -> None:
+    """What happened before and is over is no fault; what happened in between is one."""
+    cool = Throttling(now=(), counts={"core too hot": 3})
+    before = replace(facts(), throttling=cool)
+    assert judged(before, before, own_cpu_s=0, elapsed_s=1).throttling == "none"
+    hot = replace(facts(), throttling=replace(cool, counts={"core too hot": 4}))
+    found = judged(before, hot, own_cpu_s=0, elapsed_s=1)
+    assert (found.verdict, found.throttling) == (
+        "tainted: the processor was slowed down (core too hot)",
+        "core too hot",
+    )
+    span = Span(before=before, after=hot, own_cpu_s=0, elapsed_s=1)
+    assert span.taint == "the processor was slowed down (core too hot)"
+    busy = judged(before, replace(hot, busy_cpu_s=500.0), own_cpu_s=0, elapsed_s=100)
+    assert busy.verdict == (
+        "tainted: other work kept 4.0 of 4 cores busy; the processor was slowed down (core too hot)"
+    )
+
+
+def test_no_sensor_is_no_fault() -> None:
+    found = judged(facts(), facts(), own_cpu_s=0, elapsed_s=1)
+    assert (found.verdict, found.throttling) == ("valid", "unavailable")
+    assert (found.frequencies_mhz_before, found.temperatures_c_after, found.busy_processes, found.limits) == (
+        *(None, None),
+        *(None, None),
+    )
+
+
+def test_a_containers_quota_is_no_sensor() -> None:
+    unsensed = replace(facts(), throttling=Throttling(now=(), counts={"quota": 1}, sensed=False))
+    assert judged(unsensed, unsensed, own_cpu_s=0, elapsed_s=1).throttling == "unavailable"
+    stopped = replace(unsensed, throttling=Throttling(now=(), counts={"quota": 2}, sensed=False))
+    assert judged(unsensed, stopped, own_cpu_s=0, elapsed_s=1).verdict.startswith("tainted: the processor was")
+
+
+def test_other_processes_are_named() -> None:
+    """By the time they used between the readings; what began meanwhile counts whole, a reused number is another."""
+    before = replace(
+        facts(), processes={"7:1": Process(name="ffmpeg", cpu_s=100), "8:1": Process(name="cat", cpu_s=9)}
+    )
+    after = replace(
+        facts(130),
+        processes={
+            "7:1": Process(name="ffmpeg", cpu_s=115),
+            "8:2": Process(name="make", cpu_s=10),
+            "9:3": Process(name="idle", cpu_s=0.1),
+        },
+    )
+    found = judged(before, after, own_cpu_s=0, elapsed_s=10)
+    assert found.busy_processes == {"ffmpeg": 1.5, "make": 1.0}
+    assert found.verdict == "tainted: other work kept 3.0 of 4 cores busy (ffmpeg 1.5, make 1.0)"
+
+
+def test_the_conditions_in_full_are_read_back_and_told_in_a_line(tmp_path: Path) -> None:
+    before = replace(
+        facts(),
+        cores=("4x Cortex-A76",),
+        flags=("asimd", "asimddp"),
+        frequencies_mhz={"cpu0": 2400.0, "cpu1": 1500.0},
+        temperatures_c={"cpu-thermal 0": 45.2},
+        throttling=Throttling(now=(), counts={}),
+        limits=Limits(cpus=1.5, memory_bytes=None),
+        battery_percent=80.0,
+    )
+    after = replace(before, frequencies_mhz={"cpu0": 1800.0}, temperatures_c={"cpu-thermal 0": 61.0})
+    full = replace(result(), conditions=judged(before, after, own_cpu_s=0, elapsed_s=1))
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(full.to_json()))
+    assert read_result(path) == full
+    assert conditions_text(full.to_json()["conditions"]) == (
+        "governor unavailable; clock 2400 -> 1800 MHz; hottest sensor 45.2 -> 61 °C; throttling none; "
+        "load average 0.1; container 1.5 cores"
+    )
+
+
+def test_results_of_before_the_sensors_are_still_read(tmp_path: Path) -> None:
+    form = result().to_json()
+    late = {field.name for field in fields(Conditions)} - {
+        *("verdict", "cpu_model", "logical_cores", "governor"),
+        *("load_average_before", "others_busy_cores", "onnxruntime"),
+    }
+    form["conditions"] = {key: value for key, value in form["conditions"].items() if key not in late}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(form))
+    assert read_result(path).conditions.throttling == "unavailable"
+    assert "clock unavailable" in conditions_text(form["conditions"])
+
+
+@pytest.mark.parametrize("key", [field.name for kind in (Conditions, ModelResult) for field in fields(kind)])
+def test_every_key_is_documented(key: str) -> None:
+    assert f"`{key}`" in DOCUMENT.read_text() or f"`.{key}`" in DOCUMENT.read_text()

@@ -41,7 +41,7 @@ case "$1" in ro.product.manufacturer) echo Google;; ro.product.model) echo 'Pixe
 """
 DUMPSYS = """#!/bin/sh
 [ "$1" = battery ] && printf 'Current Battery Service state:\\n  level: 87\\n  temperature: 312\\n'
-[ "$1" = thermalservice ] && printf 'Cached:\\n\\tTemperature{mValue=30.0, mType=3, mName=skin, mStatus=0}\\n' &&
+[ "$1" = thermalservice ] && printf 'Thermal Status: 1\\nCached:\\n\\tTemperature{mValue=30.0, mType=3, mName=skin, mStatus=0}\\n' &&
   printf 'HAL:\\n\\tTemperature{mValue=31.5, mType=3, mName=skin, mStatus=0}\\n'
 exit 0
 """
@@ -99,6 +99,9 @@ def test_facts_of_a_phone(phone: Phone) -> None:
     assert facts.temperatures_c["skin"] == 31.5
     assert facts.temperatures_c["battery"] == 31.2
     assert facts.busy_cpu_s is not None
+    assert facts.throttling is not None
+    assert "Android's thermal status is light" in facts.throttling.now
+    assert len(facts.processes) > 1
 
 
 def test_what_a_phone_prints_is_taken_apart() -> None:

@@ -3,19 +3,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from trees import tree
 
 from edgekd.drivers.limits import Limits, read_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    return root
 
 
 @pytest.mark.parametrize(
