@@ -59,23 +59,26 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network: the epoch that was best on the validation split.
+    """A trained network.
 
     Attributes:
-        module: In eval mode on the CPU, with the weights of that epoch.
+        module: In eval mode on the CPU, with the weights of the epoch that is kept.
         history: Every epoch.
-        best_epoch: Index into `history`.
+        best_epoch: The best one on the validation split, an index into `history`.
+        kept_epoch: That one or the last, as the settings say.
     """
 
     module: nn.Module
     history: tuple[Epoch, ...]
     best_epoch: int
+    kept_epoch: int
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures for a card."""
         return {
             "best_epoch": self.best_epoch,
-            "validation_top1": self.history[self.best_epoch].validation_top1,
+            "kept_epoch": self.kept_epoch,
+            "validation_top1": self.history[self.kept_epoch].validation_top1,
             "history": [asdict(epoch) for epoch in self.history],
         }
 
@@ -128,7 +131,7 @@ def train_network(
     Args:
         module: Takes float32 (N, ...), gives logits (N, classes).
         train: Samples with labels: one array of inputs, and `labels`.
-        validation: Chooses the best epoch.
+        validation: Says which epoch was best.
         objective: What it learns from.
         settings: How.
         augmentation: Of the training images.
@@ -165,20 +168,22 @@ def train_network(
         except _Diverged as problem:
             state.bring_back_best()
             raise ModelError(f"training diverged: {problem}; {saver.last_good()}") from problem
-        state.bring_back_best()
+        kept = len(state.history) - 1
+        if settings.keep == "best":
+            state.bring_back_best()
+            kept = state.best_epoch
         if len(state.history) < settings.epochs:
             progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
         with user_code("the network's eval() failed"):
             module.eval()
-    return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch)
+    return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch, kept_epoch=kept)
 
 
 def training_batches(
     samples: Samples, settings: TrainingSettings, augmentation: Augmentation, seed: int
 ) -> TrainingBatches:
     """Return the batches that a training with these settings sees; see `train_network` for the errors."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    check_seed(seed)
     return TrainingBatches(
         samples,
         batch_size=settings.batch_size,
@@ -188,6 +193,12 @@ def training_batches(
         views=augmentation.views,
         workers=settings.workers,
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise a `UsageError` if the seed is out of range."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
 
 
 def open_labelled(data: Samples | Mapping[str, NDArray[Any]]) -> Samples:
