@@ -110,7 +110,9 @@ class TrainingSettings(Settings):
     """How a network is trained."""
 
     epochs: int = Field(default=30, ge=1, le=1_000_000)
-    """Passes over the training samples; the best one on the validation split is kept."""
+    """Passes over the training samples."""
+    keep: Literal["best", "last"] = "best"
+    """The weights of which epoch the network ends with: the best one on the validation split, or the last one."""
     batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Samples in a batch, of all processes together."""
     accumulate: int = Field(default=1, ge=1, le=10_000)

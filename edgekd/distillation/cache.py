@@ -135,12 +135,13 @@ class StoredAnswers:
     @contextmanager
     def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
         """Be ready to be asked for training samples by their positions; see `Teacher`."""
-        if tuple(taps) != self._taps:
+        if not {*taps} <= {*self._taps}:
             raise DataError(f"{self._folder}: holds the features {list(self._taps)}, wanted are {list(taps)}")
+        wanted = [f"feature{self._taps.index(tap)}" for tap in taps]
 
         def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001
-            records = self.records(positions.numpy(), epoch % self.layout.views)
-            features = (records[f"feature{i}"] for i in range(len(self.layout.features)))
+            records = self.records(positions.numpy(), epoch % self.layout.views, wanted)
+            features = (records[name] for name in wanted)
             return Answers(
                 torch.from_numpy(restored_logits(records, self.layout)).to(device),
                 tuple(torch.from_numpy(found.astype(np.float32)).to(device) for found in features),
@@ -148,13 +149,17 @@ class StoredAnswers:
 
         yield ask
 
-    def records(self, positions: NDArray[np.int64], view: int) -> NDArray[np.void]:
-        """Return the records of samples, of shape (n,)."""
-        found = np.empty(len(positions), dtype=self.layout.dtype)
+    def records(self, positions: NDArray[np.int64], view: int, features: Sequence[str] = ()) -> NDArray[np.void]:
+        """Return the records of samples, of shape (n,), with those of the features that are named."""
+        whole = self.layout.dtype
+        names = [name for name in whole.names or () if not name.startswith("feature") or name in features]
+        found = np.empty(len(positions), dtype=[(name, whole[name]) for name in names])
         starts = positions - positions % self.layout.rows
         for start in np.unique(starts):
             here = starts == start
-            found[here] = self._shard(view, int(start))[positions[here] - start]
+            shard, rows = self._shard(view, int(start)), positions[here] - start
+            for name in names:
+                found[name][here] = shard[name][rows]
         return found
 
     def tail_mass(self, temperature: float) -> tuple[float, float]:
@@ -201,7 +206,7 @@ def store_answers(
         teacher: Who answers.
         batches: The training samples.
         identity: What else decides an answer, as JSON data: the data, the augmentation and its seed, versions.
-        taps: Places whose features are stored, too.
+        taps: Places whose features are stored, too. A folder that holds further ones will do.
         views: Augmentations of a sample.
         top_k: Store so many of the largest logits, and the tail; None: all logits.
         replace: Throw away answers to other questions.
@@ -213,11 +218,11 @@ def store_answers(
         ModelError: an answer is not finite, or beyond what float16 holds.
         OutputError: the folder cannot be written, or the disk has not that much space.
     """
-    asked = {**identity, "teacher": teacher.fingerprint, "taps": list(taps), "views": views, "top_k": top_k}
+    asked = {**identity, "teacher": teacher.fingerprint, "taps": [*taps], "views": views, "top_k": top_k}
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        layout = _read_header(folder, asked)
+        layout, asked = _read_header(folder, asked)
     except OtherAnswersError:
         if not replace:
             raise
@@ -226,7 +231,7 @@ def store_answers(
     if layout is not None and not _missing(folder, layout):
         progress.note(f"teacher cache: {_described(layout)}, complete; the teacher does not run")
         return StoredAnswers(folder, layout, asked)
-    with teacher.ready(device, taps) as ask:
+    with teacher.ready(device, asked["taps"]) as ask:
         if layout is None:
             layout = _plan(ask, batches, views, top_k, device)
             write_json(folder / "header.json", {"schema": SCHEMA, "identity": asked, "layout": layout.to_json()})
@@ -321,11 +326,14 @@ def _half(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
     return values.astype(np.float16)
 
 
-def _read_header(folder: Path, asked: Mapping[str, Any]) -> Layout | None:
-    """Return the layout of what the folder holds; None if it holds nothing."""
+def _read_header(folder: Path, asked: dict[str, Any]) -> tuple[Layout | None, dict[str, Any]]:
+    """Return the layout of what the folder holds and what was asked for it, perhaps with further taps.
+
+    If it holds nothing, there is no layout, and `asked` is what will be asked.
+    """
     path = folder / "header.json"
     if not path.exists() and not any(folder.glob("*.npy")):
-        return None
+        return None, asked
     remedy = "delete this folder to ask the teacher again, or name another one with distill.cache.path"
     try:
         header = json.loads(path.read_bytes())
@@ -333,11 +341,13 @@ def _read_header(folder: Path, asked: Mapping[str, Any]) -> Layout | None:
         known = header["schema"] == SCHEMA
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OtherAnswersError(f"{path}: no header of stored answers; {remedy}") from error
+    if {*asked["taps"]} <= {*identity.get("taps", ())}:
+        asked = {**asked, "taps": identity["taps"]}
     differing = sorted(key for key in {*identity, *asked} if identity.get(key) != asked.get(key))
     if differing or not known:
         what = ", ".join(differing) or "the format"
         raise OtherAnswersError(f"{folder}: holds a teacher's answers to other questions ({what} differ); {remedy}")
-    return layout
+    return layout, identity
 
 
 def _clear(folder: Path) -> None:

@@ -13,20 +13,20 @@ from torch import nn
 
 from edgekd.artifact import library_versions
 from edgekd.data.torch_data import Views
-from edgekd.distillation.cache import store_answers
+from edgekd.distillation.cache import StoredAnswers, store_answers
 from edgekd.distillation.objective import TeacherObjective
 from edgekd.distillation.onnx_teacher import OnnxTeacher
 from edgekd.distillation.running import best_device, placed, run_logits
 from edgekd.distillation.taps import tapped
 from edgekd.distillation.teacher import TorchTeacher
 from edgekd.distillation.terms import build_term
-from edgekd.distillation.training import Augmentation, open_labelled, train_network, training_batches
+from edgekd.distillation.training import Augmentation, check_seed, open_labelled, train_network, training_batches
 from edgekd.errors import UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from os import PathLike
 
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def distill(
         teacher: A torch module likewise, with the same classes; an ONNX file that takes what the student takes; or
             any other `edgekd.distillation.teacher.Teacher`.
         train: Samples with labels: one array of inputs, and `labels`.
-        validation: Chooses the best epoch.
+        validation: Says which epoch was best.
         settings: How to train; the defaults of the recipe's `[distill]`.
         augmentation: Of the training images; none by default.
         seed: Of the order of samples and of the augmentation.
@@ -83,6 +83,7 @@ def distill(
     """
     settings = settings or DistillSettings()
     augmentation = augmentation or Augmentation()
+    check_seed(seed)
     samples = open_labelled(train)
     device = best_device()
     asked = _teacher(teacher)
@@ -92,8 +93,8 @@ def distill(
         if folder is None:
             raise UsageError("distill.cache: say where the answers go, with cache_folder or distill.cache.path")
         own = cache_is_own and settings.cache.path is None
-        asked, augmentation = _stored(
-            asked, samples, settings, augmentation, seed, teacher_taps, Path(folder), own, device, progress
+        asked, augmentation = stored_answers(
+            asked, samples, settings, augmentation, Path(folder), replaces=own, progress=progress
         )
     batches = training_batches(samples, settings, augmentation, seed)
     with ExitStack() as open_things:
@@ -122,20 +123,39 @@ def _teacher(teacher: nn.Module | Teacher | str | PathLike[str]) -> Teacher:
     return OnnxTeacher(teacher) if isinstance(teacher, str | os.PathLike) else teacher
 
 
-def _stored(
-    teacher: Teacher,
-    samples: Samples,
+def stored_answers(
+    teacher: nn.Module | Teacher | str | PathLike[str],
+    train: Samples | Mapping[str, NDArray[Any]],
     settings: DistillSettings,
     augmentation: Augmentation,
-    seed: int,
-    taps: Sequence[str],
     folder: Path,
-    own: bool,
-    device: torch.device,
-    progress: Progress,
-) -> tuple[Teacher, Augmentation]:
-    """Return a teacher of stored answers, and the augmentation that replays the views it was asked about."""
-    assert settings.cache is not None
+    *,
+    replaces: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[StoredAnswers, Augmentation]:
+    """Ask the teacher all that a training with `settings.cache` will ask it, unless the folder holds the answers.
+
+    Args:
+        teacher: See `distill`.
+        train: Samples with labels.
+        settings: Theirs are the taps, the number of views and their seed.
+        augmentation: Of the training images.
+        folder: Where the answers lie.
+        replaces: Answers to other questions in it are thrown away.
+        progress: Listener.
+
+    Returns:
+        A teacher of stored answers, and the augmentation that replays the views it was asked about.
+
+    Raises:
+        OtherAnswersError: the folder holds answers to other questions.
+        ModelError: an answer is not finite, or beyond what float16 holds.
+        OutputError: the folder cannot be written, or the disk has not that much space.
+        UsageError: the settings have no cache.
+    """
+    if settings.cache is None:
+        raise UsageError("distill.cache: there is none in the settings; DistillSettings(cache=CacheSettings())")
+    asked, samples = _teacher(teacher), open_labelled(train)
     augmented = augmentation.crop_padding > 0 or augmentation.flip
     views = settings.cache.views if augmented else 1
     replayed = replace(augmentation, views=Views(views, settings.cache.seed))
@@ -146,18 +166,18 @@ def _stored(
             "flip": augmentation.flip,
             "seed": settings.cache.seed if augmented else None,
         },
-        "versions": library_versions(teacher.libraries),
+        "versions": library_versions(asked.libraries),
     }
     answers = store_answers(
         folder,
-        teacher,
-        training_batches(samples, settings, replayed, seed),
+        asked,
+        training_batches(samples, settings, replayed, settings.cache.seed),
         identity,
-        taps=taps,
+        taps=[theirs for _, theirs in settings.pairs],
         views=views,
         top_k=settings.cache.top_k,
-        replace=own,
-        device=device,
+        replace=replaces,
+        device=best_device(),
         progress=progress,
     )
     return answers, replayed

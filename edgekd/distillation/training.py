@@ -48,18 +48,20 @@ EXPLODED = 1e4  # a part of the loss that is so many times as large as at first 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network: the epoch that was best on the validation split.
+    """A trained network.
 
     Attributes:
-        module: In eval mode on the CPU, with the weights of that epoch.
+        module: In eval mode on the CPU, with the weights of the epoch that is kept.
         history: Every epoch.
-        best_epoch: Index into `history`.
+        best_epoch: The best one on the validation split, an index into `history`.
+        kept_epoch: That one or the last, as the settings say.
         processes: How many trained it.
     """
 
     module: nn.Module
     history: tuple[Epoch, ...]
     best_epoch: int
+    kept_epoch: int
     processes: int = 1
 
     def metrics(self) -> dict[str, Any]:
@@ -67,7 +69,8 @@ class Trained:
         return {
             "processes": self.processes,
             "best_epoch": self.best_epoch,
-            "validation_top1": self.history[self.best_epoch].validation_top1,
+            "kept_epoch": self.kept_epoch,
+            "validation_top1": self.history[self.kept_epoch].validation_top1,
             "history": [asdict(epoch) for epoch in self.history],
         }
 
@@ -105,7 +108,7 @@ def train_network(
     Args:
         module: Takes float32 (N, ...), gives logits (N, classes).
         train: Samples with labels: one array of inputs, and `labels`.
-        validation: Chooses the best epoch.
+        validation: Says which epoch was best.
         objective: What it learns from.
         settings: How.
         augmentation: Of the training images.
@@ -152,20 +155,28 @@ def train_network(
             state.bring_back_best()
             left = processes.on_main(saver.last_good)
             raise ModelError(f"training diverged: {problem}; {left}") from problem
-        state.bring_back_best()
+        kept = len(state.history) - 1
+        if settings.keep == "best":
+            state.bring_back_best()
+            kept = state.best_epoch
         if len(state.history) < settings.epochs:
             progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
         with user_code("the network's eval() failed"):
             module.eval()
-    return Trained(module=module, history=tuple(state.history), best_epoch=state.best_epoch, processes=processes.size)
+    return Trained(
+        module=module,
+        history=tuple(state.history),
+        best_epoch=state.best_epoch,
+        kept_epoch=kept,
+        processes=processes.size,
+    )
 
 
 def training_batches(
     samples: Samples, settings: TrainingSettings, augmentation: Augmentation, seed: int
 ) -> TrainingBatches:
     """Return the batches that a training with these settings sees; see `train_network` for the errors."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    check_seed(seed)
     return TrainingBatches(
         samples,
         batch_size=settings.batch_size,
@@ -177,6 +188,12 @@ def training_batches(
         accumulate=settings.accumulate,
         share=Share(join().rank, join().size),
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise a `UsageError` if the seed is out of range."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"the seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
 
 
 def open_labelled(data: Samples | Mapping[str, NDArray[Any]]) -> Samples:

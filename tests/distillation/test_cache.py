@@ -120,7 +120,7 @@ def test_a_damaged_shard_is_filled_anew(tmp_path: Path) -> None:
         ({"identity": {"data": "other", "seed": 3}}, "data"),
         ({"identity": {"data": "d", "seed": 4}}, "seed"),
         ({"identity": {"data": "d", "seed": 3, "versions": {"torch": "9"}}}, "versions"),
-        ({"taps": ("layer2",)}, "taps"),
+        ({"taps": ("layer2", "layer1")}, "taps"),
         ({"views": 2}, "views"),
         ({"top_k": 2}, "top_k"),
         ({"teacher": TorchTeacher(torch.nn.Flatten(), "another")}, "teacher"),
@@ -239,6 +239,30 @@ def test_the_size_is_said_before_it_starts(tmp_path: Path) -> None:
         "ask the teacher: 0 of 159",
     ]
     assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) == size + 18 * 128
+
+
+@pytest.mark.parametrize("taps", [(), ("flatten",), ("flatten", "layer2"), ("flatten", "flatten")])
+def test_fewer_features_than_the_stored_ones_are_looked_up(tmp_path: Path, taps: tuple[str, ...]) -> None:
+    store(tmp_path)
+    teacher = Counting()
+    fewer = store(tmp_path, teacher, taps=taps)
+    assert teacher.asked == 0
+    batch = next(BATCHES.epoch(1))
+    with teacher.ready(CPU, taps) as live, fewer.ready(CPU, taps) as looked_up:
+        expected = live(batch.inputs, batch.positions, 1)
+        found = looked_up(torch.zeros(0), batch.positions, 1)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=2**-11, atol=1e-3)
+    assert len(found.features) == len(taps)
+    for one, other in zip(found.features, expected.features, strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-10, atol=1e-3)
+
+
+def test_what_is_missing_is_filled_with_all_features_that_were_asked_for(tmp_path: Path) -> None:
+    store(tmp_path)
+    before = contents(tmp_path)
+    next(iter(sorted(tmp_path.glob("*.npy")))).unlink()
+    store(tmp_path, taps=())
+    assert contents(tmp_path) == before
 
 
 def test_other_features_than_the_stored_ones_cannot_be_had(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edgekd.distillation.training import Augmentation, Trained, train_network
 from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.models import build, dump_weights
 from edgekd.recipe import DistillSettings, TrainingSettings
+from edgekd.terms import CacheSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +88,22 @@ def test_the_best_epoch_is_kept() -> None:
         logits = trained.module(torch.from_numpy(VALIDATION["input"]))
     top1 = float((logits.argmax(1).numpy() == VALIDATION["labels"]).mean())
     assert top1 == pytest.approx(ranks[trained.best_epoch][0], abs=1e-6)
+
+
+def test_the_last_epoch_is_kept_where_that_is_wanted() -> None:
+    settings = {"epochs": 6, "batch_size": 16, "learning_rate": 0.4}
+    best, last = (
+        train_network(
+            network(), TRAIN, VALIDATION, LabelObjective(),
+            settings=TrainingSettings(**settings, keep=keep), augmentation=Augmentation(), seed=3,
+        )
+        for keep in ("best", "last")
+    )  # fmt: skip
+    assert best.history == last.history
+    assert (best.kept_epoch, last.kept_epoch) == (best.best_epoch, 5)
+    assert best.best_epoch != 5
+    assert dump_weights(best.module) != dump_weights(last.module)
+    assert last.metrics()["validation_top1"] == last.history[5].validation_top1
 
 
 class Killed(BaseException):
@@ -249,9 +266,13 @@ def test_labels_that_are_no_class_of_the_network() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
-def test_a_seed_out_of_range(seed: int) -> None:
+def test_a_seed_out_of_range(tmp_path: Path, seed: int) -> None:
     with pytest.raises(UsageError, match="seed must be a whole number from 0 to 4294967295"):
         distill(network(), network(), TRAIN, VALIDATION, settings=SETTINGS, seed=seed)
+    cached = SETTINGS.model_copy(update={"cache": CacheSettings()})
+    with pytest.raises(UsageError, match="seed must be a whole number"):
+        distill(network(), network(), TRAIN, VALIDATION, settings=cached, seed=seed, cache_folder=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 def test_float64_and_lists_train_as_float32_does() -> None:
