@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.errors import OutputError
-from edgekd.text import bytes_text, cost_text, counted, help_sentences, milliseconds, ratio_text, share
+from edgekd.text import (
+    bytes_text,
+    cost_text,
+    counted,
+    help_sentences,
+    milliseconds,
+    ratio_text,
+    share,
+    transfer_sentences,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -206,7 +215,7 @@ def report_table(content: Mapping[str, Any]) -> None:
     if content["seeds"] is not None:
         seeds_table(content["seeds"])
     models = {model["role"]: model for model in content["models"]}
-    for sentence in help_sentences(content):
+    for sentence in (*help_sentences(content), *transfer_sentences(content)):
         say(sentence)
     say(
         f"{cost_text(models['teacher'], models['student-int8'])}; it agrees with the fp32 student on "
