@@ -40,6 +40,22 @@ def top1(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
+def confidences(logits: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how sure a model is of each sample: its largest probability, and its entropy in nats, shape (N,) each.
+
+    Args:
+        logits: Shape (N, classes).
+
+    Raises:
+        ModelError: `logits` holds NaN or infinity.
+    """
+    _require_finite(logits)
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    log_probabilities = shifted - log_sum[:, None]
+    return np.exp(-log_sum), -(np.exp(log_probabilities) * log_probabilities).sum(axis=1)
+
+
 def agreement(outputs: NDArray[Any], reference: NDArray[Any]) -> float:
     """Return the share of samples (and positions) on which two models choose the same class.
 

@@ -27,7 +27,7 @@ from edgekd.preflight import check_models, check_names
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import ModelSettings, Recipe
 from edgekd.recipe_file import load_recipe
-from edgekd.run_measures import bench_roles, score_roles
+from edgekd.run_measures import bench_roles, compare_transfer, score_roles
 from edgekd.run_report import RunReport, report_content
 from edgekd.run_training import Networks
 from edgekd.stages import RUNTIME_LIBRARIES, Stages, held_folder
@@ -126,7 +126,8 @@ class _Pipeline:
         evaluation = self.evaluate(roles)
         bench = bench_roles(roles, self.recipe.bench, self.folder / "bench.json", self.progress)
         parameters = {role: artifact.metrics["parameters"] for role, artifact in weights.items()}
-        content = report_content(self.recipe, roles, parameters, evaluation, bench, self.networks.score_seeds())
+        told = {"seeds": self.networks.score_seeds(), "transfer": self.compare_transfer(models["teacher"])}
+        content = report_content(self.recipe, roles, parameters, evaluation, bench, **told)
         write_json(self.folder / "report.json", content)
         self._draw()
         return RunReport(folder=self.folder, content=content)
@@ -144,7 +145,8 @@ class _Pipeline:
         """Return what every stage that sees the data depends on."""
         origin = Origin(
             stage="data",
-            settings={**self.recipe.data.effective(), "seed": self.recipe.seed},
+            # transfer samples are in no split: the student alone depends on them
+            settings={**self.recipe.data.effective(), "transfer": None, "seed": self.recipe.seed},
             parents={"source": self.splits.fingerprint},
             libraries=("numpy",),
         )
@@ -250,6 +252,24 @@ class _Pipeline:
         artifact = self.stages.make("evaluation.json", origin, make)
         scores: dict[str, dict[str, Any]] = json.loads(artifact.path.read_bytes())
         return scores
+
+    def compare_transfer(self, teacher: Artifact) -> dict[str, Any] | None:
+        """Return how the teacher takes the transfer samples beside the test's; None where there are none."""
+        transfer = self.splits.transfer
+        if transfer is None:
+            return None
+        origin = Origin(
+            stage="transfer",
+            parents={teacher.path.name: teacher.sha256, "transfer": transfer.fingerprint, **self.data_parents},
+            settings={},
+            libraries=(*RUNTIME_LIBRARIES, "scipy"),
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            return indented_json(compare_transfer(teacher, transfer, self.splits.test, self.progress)), {}
+
+        content: dict[str, Any] = json.loads(self.stages.make("transfer.json", origin, make).path.read_bytes())
+        return content
 
     def _recipe_digest(self, *, without: Sequence[str], **effective: Any) -> str:
         """Return the sha256 of the sections that decide a file: its recipe, in one word."""

@@ -24,6 +24,29 @@ Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
 Part = Annotated[int | float, BeforeValidator(_part)]
 
 
+class TransferSettings(Settings):
+    """Samples without labels that the student learns from, too: by the teacher's word alone."""
+
+    source: Literal["rest", "digits", "idx", "image-folder", "npz"]
+    """Where samples come from; `"rest"`: those of the data's own source that no split took, where `data.train` is
+    limited."""
+    path: Path | None = None
+    """A folder, or an `.npz` file, relative to the recipe. `$NAME` is taken from the environment. Labels are ignored,
+    and so are the source's own test samples."""
+    samples: Count | None = None
+    """At most so many, evenly spaced; all by default."""
+    cache_mb: int = Field(default=512, ge=0, le=MOST)
+    """Decoded images are kept in memory if all of them fit into so many megabytes, else read when needed."""
+
+    @model_validator(mode="after")
+    def _has_a_path_where_it_needs_one(self) -> TransferSettings:
+        if self.source in ("rest", "digits") and self.path is not None:
+            raise ValueError(f"the source {self.source!r} has no path")
+        if self.source not in ("rest", "digits") and self.path is None:
+            raise ValueError(f"the key 'path' is missing: where the samples of the source {self.source!r} lie")
+        return self
+
+
 class SplitSettings(Settings):
     """How samples are shared out. All splits are disjoint, stratified by class and seeded."""
 
@@ -39,6 +62,8 @@ class SplitSettings(Settings):
     """Training images are shifted by up to so many pixels in each direction."""
     flip: bool = False
     """Training images are mirrored at random."""
+    transfer: TransferSettings | None = None
+    """Samples without labels that the student learns from, too."""
 
 
 class DigitsData(SplitSettings):

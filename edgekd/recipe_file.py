@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ValidationError
 
 from edgekd.errors import RecipeError, reading
-from edgekd.recipe import DigitsData, IdxData, ImageFolderData, NpzData, Recipe
+from edgekd.recipe import DigitsData, IdxData, ImageFolderData, NpzData, Recipe, TransferSettings
 from edgekd.settings import PATH_KEYS, sentence
 from edgekd.terms import KINDS
 from edgekd.text import nearest
@@ -103,6 +103,9 @@ def _paths(recipe: Recipe) -> Iterable[tuple[str, Path, Literal["file", "folder"
     """Yield the key, the path and the kind of everything that a recipe reads."""
     if not isinstance(recipe.data, DigitsData):
         yield "data.path", recipe.data.path, "file" if isinstance(recipe.data, NpzData) else "folder"
+    transfer = recipe.data.transfer
+    if transfer is not None and transfer.path is not None:
+        yield "data.transfer.path", transfer.path, "file" if transfer.source == "npz" else "folder"
     if recipe.teacher.checkpoint is not None:
         yield "teacher.checkpoint", recipe.teacher.checkpoint, "file"
     if recipe.teacher.onnx is not None:
@@ -198,6 +201,8 @@ def _known_keys(path: Sequence[str], table: Mapping[str, Any]) -> list[str]:
     """Return the keys allowed in the section at `path`, whose content is `table`."""
     if not path:
         return list(Recipe.model_fields)
+    if list(path) == ["data", "transfer"]:
+        return list(TransferSettings.model_fields)
     if path[0] == "data":
         branches: dict[str, type[BaseModel]] = {
             "digits": DigitsData,

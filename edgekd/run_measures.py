@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgekd.artifact import Artifact, Origin, canonical_json, rounded, write_json
+from edgekd.data.samples import batches
+from edgekd.data.transfer import spaced
 from edgekd.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgekd.data.samples import Samples
+    from edgekd.data.samples import ImageSamples, Samples
     from edgekd.progress import Progress
     from edgekd.recipe import BenchSettings
     from edgekd.scoring import Evaluation
+
+COMPARED = 5000  # samples at most of which it is asked how sure the teacher is
 
 
 def score_roles(roles: Mapping[str, Artifact], test: Samples, progress: Progress) -> dict[str, dict[str, Any]]:
@@ -36,6 +42,36 @@ def score_roles(roles: Mapping[str, Artifact], test: Samples, progress: Progress
         agreement = rounded(metrics.agreement(outputs[role], outputs["teacher"]))
         scores[role] = {**found.to_json(), "agreement_teacher": agreement}
     return scores
+
+
+def compare_transfer(
+    teacher: Artifact, transfer: ImageSamples, test: ImageSamples, progress: Progress
+) -> dict[str, Any]:
+    """Return what `report.json` says of transfer samples: how the teacher takes them, how many the test has too."""
+    from edgekd.runtime import open_model, predict
+    from edgekd.shift import confidence_shift
+
+    model = open_model(teacher.path)
+    logits = [
+        predict(model, _some(samples), title=f"the teacher on {name} samples", progress=progress)
+        for name, samples in (("transfer", transfer), ("test", test))
+    ]
+    known = _digests(test)
+    repeated = sum(digest in known for digest in _digests(transfer).elements())
+    return {"samples": len(transfer), **confidence_shift(*logits), "same_as_test": repeated}
+
+
+def _some(samples: ImageSamples) -> ImageSamples:
+    return replace(samples, indices=samples.indices[spaced(len(samples), COMPARED)])
+
+
+def _digests(samples: ImageSamples) -> Counter[bytes]:
+    """Count the samples by their content."""
+    found: Counter[bytes] = Counter()
+    for batch in batches(samples, 256):
+        (values,) = batch.values()
+        found.update(hashlib.sha256(value.tobytes()).digest() for value in values)
+    return found
 
 
 def bench_roles(

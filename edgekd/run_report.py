@@ -62,6 +62,7 @@ def report_content(
     evaluation: Mapping[str, Mapping[str, Any]],
     bench: Mapping[str, Any],
     seeds: Mapping[str, Any] | None = None,
+    transfer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `report.json`.
 
@@ -72,6 +73,7 @@ def report_content(
         evaluation: By role.
         bench: Its models in the order of `roles`.
         seeds: What several seeds scored, if there were several; see `edgekd.seeds.compare_seeds`.
+        transfer: How the teacher takes the transfer samples, if there are some.
     """
     models = [
         {
@@ -103,6 +105,7 @@ def report_content(
             "latency_ratio_fp32": _latency_ratio(blocks["student-int8"], blocks["student-fp32"]),
         },
         "seeds": None if seeds is None else compare_seeds(seeds),
+        "transfer": transfer,
         "gate": {"max_drop": max_drop, "drop": drop, "met": None if max_drop is None else drop <= max_drop},
         "device": bench["device"],
         "conditions": bench["conditions"],

@@ -236,7 +236,7 @@ class Networks:
             self._place("student", seed),
             self.recipe.student,
             {key: value for key, value in settings.effective().items() if key not in untouched},
-            {teacher.path.name: teacher.sha256},
+            {teacher.path.name: teacher.sha256, **self._transfer_parent()},
             lambda checkpoints: self._distil(teacher, settings, title, seed, checkpoints),
             seed,
             settings.checkpoint_s,
@@ -252,6 +252,7 @@ class Networks:
             self._asked(teacher),
             self.splits.train,
             self.splits.validation,
+            transfer=self.splits.transfer,
             settings=settings,
             augmentation=self._augmentation(),
             seed=seed,
@@ -261,6 +262,10 @@ class Networks:
             title=title,
             progress=self.stages.progress,
         )
+
+    def _transfer_parent(self) -> dict[str, str]:
+        transfer = self.splits.transfer
+        return {} if transfer is None else {"transfer": transfer.fingerprint}
 
     def _asked(self, teacher: Artifact) -> Teacher:
         from edgekd.distillation.onnx_teacher import OnnxTeacher

@@ -105,6 +105,31 @@ def _gain(gain: Mapping[str, Any]) -> str:
     return f"Distillation did not measurably help here: {tested}, is within the noise of the seeds."
 
 
+def transfer_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Return in words how a teacher takes the transfer samples, of a `report.json`; nothing where there are none."""
+    found = report.get("transfer")
+    if found is None:
+        return []
+    transfer, test = found["transfer"], found["test"]
+    told = (
+        f"Of a transfer sample the teacher is {share(transfer['max_probability'])} sure on average, of a test sample "
+        f"{share(test['max_probability'])} (entropy {transfer['entropy']:.3f} and {test['entropy']:.3f} nats; "
+        f"Kolmogorov-Smirnov distance {found['ks_distance']:.2f})."
+    )
+    warnings = []
+    if found["shift"]:
+        warnings.append(
+            "WARNING: so far apart, the transfer samples may not be of the test's kind; what the teacher says of "
+            "them may be worth little."
+        )
+    if found["same_as_test"]:
+        warnings.append(
+            f"WARNING: {counted(found['same_as_test'], 'transfer sample')} of {found['samples']:,} occur in the test "
+            "split, too; the student's test figures may be too good."
+        )
+    return [told, *warnings]
+
+
 def apart(points: float) -> str:
     """Return `"0.84 points less"`, or `"0.28 points more"` for points below zero."""
     return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"

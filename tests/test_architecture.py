@@ -28,6 +28,7 @@ LEAVES = WORDS | {
     "recipe_file",
     "resources",
     "seeds",
+    "shift",
 }
 ALLOWED = {
     "errors": set(),
@@ -40,6 +41,7 @@ ALLOWED = {
     "targets": WORDS,
     "resources": WORDS,
     "seeds": WORDS,
+    "shift": WORDS | {"artifact", "metrics"},
     "settings": WORDS,
     "terms": WORDS | {"settings"},
     "recipe": WORDS | {"settings", "terms"},

@@ -13,7 +13,7 @@ import pytest
 import torch
 from listening import Heard
 from PIL import Image
-from tiny_run import distilled, fake_bench, reused, write_recipe
+from tiny_run import TRAININGS, distilled, fake_bench, reused, write_recipe
 
 from edgekd import pipeline
 from edgekd.artifact import card_path
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path)
-
-
-TRAININGS = ["train the teacher", "distil the student"]
 
 
 def test_nothing_is_trained_again_while_nothing_changed(recipe: Path) -> None:

@@ -32,6 +32,9 @@ control = false
 """
 
 
+TRAININGS = ["train the teacher", "distil the student"]
+
+
 def reused(heard: Heard) -> set[str]:
     return {note.partition(":")[0] for note in heard.notes if note.endswith("is unchanged, reused")}
 

@@ -19,6 +19,7 @@ from edgekd.text import (
     milliseconds,
     ratio_text,
     share,
+    transfer_sentences,
 )
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def report_table(content: Mapping[str, Any]) -> None:
     if content["seeds"] is not None:
         seeds_table(content["seeds"])
     models = {model["role"]: model for model in content["models"]}
-    for sentence in help_sentences(content):
+    for sentence in (*help_sentences(content), *transfer_sentences(content)):
         say(sentence)
     say(
         f"{cost_text(models['teacher'], models['student-int8'])}; it agrees with the fp32 student on "

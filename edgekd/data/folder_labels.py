@@ -44,14 +44,16 @@ def label_files(folder: Path, files: Sequence[str], how: str, classes: tuple[str
     Args:
         folder: Where the images are.
         files: Their paths relative to it, with `/`.
-        how: `"folder"`, `"prefix"` or the name of a CSV file in `folder`.
+        how: `"folder"`, `"prefix"`, `"none"` or the name of a CSV file in `folder`.
         classes: Names of the classes, where a model has set them already; else empty.
 
     Raises:
         DataError: an image has no class, or the classes are not the model's.
     """
     names: Sequence[str] | None
-    if how == "prefix":
+    if how == "none":
+        names = None
+    elif how == "prefix":
         names = [_prefix(folder, file) for file in files]
     elif how == "folder":
         names = _first_folders(folder, files)

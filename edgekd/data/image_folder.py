@@ -56,8 +56,8 @@ class ImageFolder:
             folder: With images at any depth. Where every image is below `train/` or `test/`, those in `test/` are
                 the predefined test split.
             labels: Where the classes are from: `"folder"` (the name of the first folder, in sorted order),
-                `"prefix"` (the number before `_` in the file name), or the name of a CSV file in that folder with
-                the columns `file,label`; only the images it names are taken.
+                `"prefix"` (the number before `_` in the file name), `"none"`, or the name of a CSV file in that
+                folder with the columns `file,label`; only the images it names are taken.
             size: Height and width of the images given out; None: those of the first image.
             colour: `"RGB"` or `"gray"`.
             cache_mb: Decoded images are kept in memory if all of them fit into so many megabytes (10^6 bytes).

@@ -16,13 +16,16 @@ from edgekd.text import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from edgekd.data.array_file import ArrayFile
 
 
-def open_npz_source(path: Path) -> tuple[ArraySource, str]:
+def open_npz_source(path: Path, *, labelled: bool = True) -> tuple[ArraySource, str]:
     """Open the samples of an `.npz` file.
 
     Args:
+        labelled: Whether labels are needed; without, those that are there are ignored.
         path: The file. Its array besides `labels` is either uint8 images of shape (N, height, width) or
             (N, height, width, 1 or 3), or ready-made floating-point arrays of shape (N, ...).
 
@@ -34,34 +37,40 @@ def open_npz_source(path: Path) -> tuple[ArraySource, str]:
     """
     names = array_names(path)
     arrays = [name for name in names if name != "labels"]
-    if "labels" not in names or len(arrays) != 1:
-        raise DataError(
-            f"{path}: expected 'labels' and one array of samples, found: {', '.join(names) or 'no arrays'}"
-        )
+    if (labelled and "labels" not in names) or len(arrays) != 1:
+        wanted = "'labels' and one array of samples" if labelled else "one array of samples"
+        raise DataError(f"{path}: expected {wanted}, found: {', '.join(names) or 'no arrays'}")
     if arrays[0] in ("", Contract.output):
         raise DataError(
             f"{path}: the array of samples is called {arrays[0]!r}; it names the model's input, whose output is "
             f"{Contract.output!r}: call it something else, such as 'input'"
         )
-    opened = open_npz(path, names)
-    samples, answers = opened[arrays[0]], opened["labels"]
-    if answers.ndim != 1 or samples.ndim < 2 or len(samples) != len(answers):
-        raise DataError(
-            f"{path}: {arrays[0]!r} has shape {samples.shape}, 'labels' has shape {answers.shape}; "
-            "expected (samples, ...) and (samples,)"
-        )
-    labels = check_labels(answers[np.arange(len(answers))], where=f"{path}: labels")
-    if not len(labels):
+    opened = open_npz(path, names if labelled else arrays)
+    samples, labels = opened[arrays[0]], None
+    if samples.ndim < 2:
+        raise DataError(f"{path}: {arrays[0]!r} has shape {samples.shape}; expected (samples, ...)")
+    if not len(samples):
         raise DataError(f"{path}: no samples; expected at least one")
+    if labelled:
+        labels = _labels(path, arrays[0], samples, opened["labels"])
     source = ArraySource(
         name=str(path),
         parts=(samples,),
         sample_shape=_sample_shape(samples),
         labels=labels,
-        classes=numbered_classes(labels),
+        classes=() if labels is None else numbered_classes(labels),
         content=samples.sha256,
     )
     return source, arrays[0]
+
+
+def _labels(path: Path, name: str, samples: ArrayFile, answers: ArrayFile) -> NDArray[np.int64]:
+    if answers.ndim != 1 or len(samples) != len(answers):
+        raise DataError(
+            f"{path}: {name!r} has shape {samples.shape}, 'labels' has shape {answers.shape}; "
+            "expected (samples, ...) and (samples,)"
+        )
+    return check_labels(answers[np.arange(len(answers))], where=f"{path}: labels")
 
 
 def _sample_shape(samples: ArrayFile) -> tuple[int, ...]:

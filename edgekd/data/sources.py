@@ -69,7 +69,7 @@ class ArraySource:
         name: What messages call it.
         parts: Arrays of shape (n, *sample), all of one dtype: in memory or in a file.
         sample_shape: Shape of one sample as `pixels` returns it; of as many values as `sample`.
-        labels: Class of each sample, int64 of shape (sum of n,).
+        labels: Class of each sample, int64 of shape (sum of n,); None where there are none.
         classes: Names of the classes.
         content: Hex sha256 of the parts' values.
         predefined_test: Which samples are for the test.
@@ -78,7 +78,7 @@ class ArraySource:
     name: str
     parts: tuple[NDArray[Any] | ArrayFile, ...]
     sample_shape: tuple[int, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     content: str
     predefined_test: NDArray[np.bool_] | None = None

@@ -18,6 +18,7 @@ from edgekd.data.image_folder import ImageFolder
 from edgekd.data.npz_source import open_npz_source
 from edgekd.data.pixel_statistics import measure_pixels
 from edgekd.data.samples import ImageSamples
+from edgekd.data.transfer import open_transfer
 from edgekd.errors import DataError, RecipeError
 from edgekd.text import counted
 
@@ -64,6 +65,8 @@ class Splits:
         calibration: Sets the ranges of the quantization.
         test: Judges, and nothing else.
         contract: What a model trained on them takes.
+        transfer: Others without labels, if the recipe names some: no split, and disjoint from the splits only where
+            they are the rest of the same source.
     """
 
     train: ImageSamples
@@ -71,6 +74,7 @@ class Splits:
     calibration: ImageSamples
     test: ImageSamples
     contract: Contract
+    transfer: ImageSamples | None = None
 
     @property
     def indices(self) -> dict[str, NDArray[np.int64]]:
@@ -197,7 +201,12 @@ def open_splits(settings: DataSettings, seed: int) -> Splits:
         ImageSamples(name=f"{source.name}#{name}", source=source, indices=indices[name], contract=contract)
         for name in SPLIT_NAMES
     )
-    return Splits(train=train, validation=validation, calibration=calibration, test=test, contract=contract)
+    transfer = None
+    if settings.transfer is not None:
+        transfer = open_transfer(settings.transfer, source, indices, contract)
+    return Splits(
+        train=train, validation=validation, calibration=calibration, test=test, contract=contract, transfer=transfer
+    )
 
 
 def _open_source(settings: DataSettings) -> tuple[Source, str]:

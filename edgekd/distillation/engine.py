@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from edgekd.artifact import library_versions
+from edgekd.data.opening import open_data
 from edgekd.data.torch_data import Views
+from edgekd.data.transfer import WithUnlabelled
 from edgekd.distillation.cache import StoredAnswers, store_answers
 from edgekd.distillation.objective import TeacherObjective
 from edgekd.distillation.onnx_teacher import OnnxTeacher
@@ -24,6 +26,7 @@ from edgekd.distillation.training import Augmentation, check_seed, open_labelled
 from edgekd.errors import UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
+from edgekd.terms import CeTerm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +48,7 @@ def distill(
     train: Samples | Mapping[str, NDArray[Any]],
     validation: Samples | Mapping[str, NDArray[Any]],
     *,
+    transfer: Samples | Mapping[str, NDArray[Any]] | None = None,
     settings: DistillSettings | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
@@ -65,6 +69,8 @@ def distill(
             any other `edgekd.distillation.teacher.Teacher`.
         train: Samples with labels: one array of inputs, and `labels`.
         validation: Says which epoch was best.
+        transfer: Further samples: terms of the teacher's answers learn from them, cross-entropy does not. Labels,
+            if there are any, are ignored.
         settings: How to train; the defaults of the recipe's `[distill]`.
         augmentation: Of the training images; none by default.
         seed: Of the order of samples and of the augmentation.
@@ -79,12 +85,18 @@ def distill(
             folder holds answers to other questions (`OtherAnswersError`).
         ModelError: the models do not fit the data or each other, their code fails, or the training diverged. The
             student then has the weights of its best epoch.
-        UsageError: the seed is out of range, a tap is not there, or there is no folder for the cache.
+        UsageError: the seed is out of range, a tap is not there, there is no folder for the cache, or there are
+            transfer samples and no term that reads the teacher's answers.
     """
     settings = settings or DistillSettings()
     augmentation = augmentation or Augmentation()
     check_seed(seed)
-    samples = open_labelled(train)
+    samples, labelled = open_labelled(train), None
+    if transfer is not None:
+        if all(isinstance(term, CeTerm) for term in settings.loss_terms()):
+            raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
+        labelled = len(samples)
+        samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
     device = best_device()
     asked = _teacher(teacher)
     student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
@@ -107,7 +119,7 @@ def distill(
             student,
             samples,
             validation,
-            TeacherObjective(terms, ask, taps, settings.confidence),
+            TeacherObjective(terms, ask, taps, settings.confidence, labelled),
             settings=settings,
             augmentation=augmentation,
             seed=seed,

@@ -76,6 +76,7 @@ class TeacherObjective:
         ask: Ask,
         taps: Taps,
         confidence: ConfidenceSettings | None = None,
+        labelled: int | None = None,
     ) -> None:
         """Bring together who takes part.
 
@@ -84,12 +85,14 @@ class TeacherObjective:
             ask: Gives the teacher's answers, with a feature for each of the student's taps.
             taps: The student's.
             confidence: Which answers count; all by default.
+            labelled: So many samples have labels, the others, which follow them, have none; None: all have.
         """
         self.learnt = nn.ModuleList(terms)
         self._terms = list(zip(_names(terms), terms, strict=True))
         self._ask = ask
         self._taps = taps
         self._confidence = confidence or ConfidenceSettings()
+        self._labelled = labelled
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Return a part for each term that counts now."""
@@ -101,13 +104,18 @@ class TeacherObjective:
             answers, found = self._ask(step.inputs, step.positions, step.epoch)
             _check(answers, step.logits)
             pairs = list(zip(features, found, strict=True))
+        labels, labelled = step.labels, None
+        if self._labelled is not None:
+            labelled = (step.positions < self._labelled).to(labels.device)
+            labels = torch.where(labelled, labels, answers.argmax(dim=1))
         lesson = Lesson(
             logits=step.logits,
-            labels=step.labels,
+            labels=labels,
             answers=answers,
-            weights=self._weights(answers, step.labels),
+            weights=self._weights(answers, labels),
             pairs=pairs,
             share=step.share,
+            labelled=labelled,
         )
         return {name: term.settings.weight_at(step.share) * term(lesson) for name, term in active}
 

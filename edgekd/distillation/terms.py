@@ -55,6 +55,7 @@ class Lesson:
         weights: How much each answer counts, shape (N,); None: all the same.
         pairs: Features of student and teacher, one pair for each pair of taps.
         share: Of the training that is done, in [0, 1).
+        labelled: Which labels are there, bool of shape (N,); those of the others are the teacher's. None: all.
     """
 
     logits: Tensor
@@ -63,6 +64,7 @@ class Lesson:
     weights: Tensor | None
     pairs: Sequence[tuple[Tensor, Tensor]]
     share: float
+    labelled: Tensor | None = None
 
 
 class Term(nn.Module):
@@ -159,7 +161,12 @@ def _dkd(settings: DkdTerm, lesson: Lesson) -> Tensor:
 
 
 def _ce(settings: CeTerm, lesson: Lesson) -> Tensor:
-    return F.cross_entropy(lesson.logits, lesson.labels, label_smoothing=settings.label_smoothing)
+    """Return the mean over the samples that have labels."""
+    smoothing = settings.label_smoothing
+    if lesson.labelled is None:
+        return F.cross_entropy(lesson.logits, lesson.labels, label_smoothing=smoothing)
+    each = F.cross_entropy(lesson.logits, lesson.labels, label_smoothing=smoothing, reduction="none")
+    return (each * lesson.labelled).sum() / lesson.labelled.sum().clamp(min=1)
 
 
 RESPONSES: dict[type, Callable[[Any, Lesson], Tensor]] = {

@@ -11,7 +11,16 @@ from edgekd.artifact import write_bytes
 from edgekd.errors import require_extra
 from edgekd.reporting.charts import charts
 from edgekd.reporting.findings import Findings, gather
-from edgekd.text import bytes_text, cost_text, fact_text, help_sentences, milliseconds, ratio_text, share
+from edgekd.text import (
+    bytes_text,
+    cost_text,
+    fact_text,
+    help_sentences,
+    milliseconds,
+    ratio_text,
+    share,
+    transfer_sentences,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,6 +93,7 @@ def sentences(findings: Findings) -> list[str]:
             f"It agrees with the teacher on {share(models['control']['agreement_teacher'])} of the samples, the "
             f"distilled one on {share(models['student-fp32']['agreement_teacher'])}."
         )
+    told += transfer_sentences(run)
     gate = run["gate"]
     if gate["met"] is not None:
         told.append(
