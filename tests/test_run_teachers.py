@@ -100,3 +100,10 @@ def test_paths_of_further_teachers_are_relative_to_the_recipe(recipe: Path) -> N
     (recipe.parent / "given.pt").write_bytes(b"")
     rewrite(recipe, "weight = 3.0", 'checkpoint = "given.pt"')
     assert load_recipe(recipe).teachers[0].checkpoint == recipe.parent.resolve() / "given.pt"
+
+
+def test_confidence_needs_labels_which_transfer_samples_have_not(recipe: Path) -> None:
+    rewrite(recipe, "[student]", '[data.transfer]\nsource = "rest"\n\n[student]')
+    assert load_recipe(recipe, ["distill.weighting=entropy"]).data.transfer is not None
+    with pytest.raises(RecipeError, match="confidence is held against labels"):
+        load_recipe(recipe, ['distill.weighting=confidence'])
