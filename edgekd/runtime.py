@@ -169,6 +169,7 @@ def open_model(
     *,
     name: str = "",
     threads: int = 0,
+    spinning: bool = True,
     optimized_path: Path | None = None,
     optimization: Optimization = "all",
     profile_prefix: Path | None = None,
@@ -179,6 +180,8 @@ def open_model(
         model: A file, or the bytes of one.
         name: What messages call it; the path by default.
         threads: Threads of an operator; 0 leaves it to onnxruntime.
+        spinning: Whether these threads stay awake between two runs: quicker, but they hold their cores, also against
+            another library's threads that work in between.
         optimized_path: Write the optimized model here; by default nothing is written.
         optimization: Which of onnxruntime's optimizations to use: `"all"`, `"basic"` (those that depend on no
             machine) or `"none"`.
@@ -190,6 +193,8 @@ def open_model(
     name = name or (str(model) if not isinstance(model, bytes) else "model")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _DEBUG_SEVERITY if _LOGGER.isEnabledFor(logging.DEBUG) else _SILENT_SEVERITY
     options.graph_optimization_level = _LEVELS[optimization]
     if optimized_path is not None:

@@ -106,4 +106,4 @@ def test_confidence_needs_labels_which_transfer_samples_have_not(recipe: Path) -
     rewrite(recipe, "[student]", '[data.transfer]\nsource = "rest"\n\n[student]')
     assert load_recipe(recipe, ["distill.weighting=entropy"]).data.transfer is not None
     with pytest.raises(RecipeError, match="confidence is held against labels"):
-        load_recipe(recipe, ['distill.weighting=confidence'])
+        load_recipe(recipe, ["distill.weighting=confidence"])

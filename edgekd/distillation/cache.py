@@ -33,10 +33,11 @@ import numpy as np
 import torch
 
 from edgekd.artifact import write_bytes, write_json
+from edgekd.distillation.processes import join
 from edgekd.distillation.teacher import Answers
-from edgekd.errors import DataError, ModelError, OutputError, writing
+from edgekd.errors import DataError, ModelError, OutputError, UsageError, writing
 from edgekd.progress import SILENT, Progress
-from edgekd.text import counted
+from edgekd.text import counted, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +103,10 @@ class Layout:
         """Return how many records the shard has that begins at position `start`."""
         return min(self.rows, self.samples - start)
 
+    def count(self, shards: Sequence[tuple[int, int]]) -> int:
+        """Return how many records those shards have."""
+        return sum(self.length(start) for _, start in shards)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
         return {
@@ -164,12 +169,17 @@ class StoredAnswers:
 
     def tail_mass(self, temperature: float) -> tuple[float, float]:
         """Return mean and maximum, over all answers, of the restored tail's probability at a temperature."""
+        if self.layout.top_k is None:
+            return 0.0, 0.0
         total, largest = 0.0, 0.0
+        left = self.layout.classes - self.layout.top_k
         for view, start in self.layout.shards():
-            logits = restored_logits(self._shard(view, start), self.layout).astype(np.float64) / temperature
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            kept = np.sort(powers, axis=1)[:, -(self.layout.top_k or self.layout.classes) :].sum(axis=1)
-            mass = 1 - kept / powers.sum(axis=1)
+            records = self._shard(view, start)
+            kept = records["logits"].astype(np.float64) / temperature
+            even = (records["tail"].astype(np.float64) - math.log(left)) / temperature
+            # each against the largest logit: nothing overflows
+            tail = left * np.exp(even - kept.max(axis=1))
+            mass = tail / (tail + np.exp(kept - kept.max(axis=1, keepdims=True)).sum(axis=1))
             total, largest = total + float(mass.sum()), max(largest, float(mass.max()))
         return total / (self.layout.samples * self.layout.views), largest
 
@@ -193,13 +203,14 @@ def store_answers(
     taps: Sequence[str] = (),
     views: int = 1,
     top_k: int | None = None,
+    temperatures: Sequence[float] = (1.0,),
     replace: bool = False,
     device: torch.device,
     progress: Progress = SILENT,
 ) -> StoredAnswers:
     """Return a teacher's answers for all training samples, from the folder or asked now.
 
-    Once all are there, the teacher is not run.
+    Once all are there, the teacher is not run. Of several processes each asks for its share.
 
     Args:
         folder: Where they lie; it is made.
@@ -209,6 +220,7 @@ def store_answers(
         taps: Places whose features are stored, too. A folder that holds further ones will do.
         views: Augmentations of a sample.
         top_k: Store so many of the largest logits, and the tail; None: all logits.
+        temperatures: Where it is told how much of the probability `top_k` leaves out.
         replace: Throw away answers to other questions.
         device: Where a torch teacher runs.
         progress: Listener.
@@ -217,62 +229,96 @@ def store_answers(
         OtherAnswersError: the folder holds answers to other questions.
         ModelError: an answer is not finite, or beyond what float16 holds.
         OutputError: the folder cannot be written, or the disk has not that much space.
+        UsageError: the processes do not see each other's answers.
     """
-    asked = {**identity, "teacher": teacher.fingerprint, "taps": [*taps], "views": views, "top_k": top_k}
+    wanted = {**identity, "teacher": teacher.fingerprint, "taps": list(taps), "views": views, "top_k": top_k}
+    processes = join()
+    progress = processes.heard(progress)
+    layout, asked, missing = processes.on_main(lambda: _look(folder, wanted, replace))
+    if layout is not None and not missing:
+        progress.note(f"teacher cache: {_described(layout)}, complete; the teacher does not run")
+    else:
+        with teacher.ready(device, asked["taps"]) as ask:
+            if layout is None:
+                layout = processes.on_main(lambda: _plan(folder, asked, ask, batches, device))
+                missing = layout.shards()
+            needed = layout.count(missing) * layout.dtype.itemsize
+            processes.on_main(lambda: _require_space(folder, needed))
+            progress.note(f"teacher cache: {_described(layout)}; {needed / 1e6:.1f} MB of it to write")
+            own = missing[processes.rank :: processes.size]
+            _fill(folder, layout, own, missing, ask, batches, device, progress)
+        if not all(processes.gathered(not _missing(folder, layout))):
+            raise UsageError(
+                f"{folder}: the processes do not see each other's answers; put this folder on a file system that all "
+                "machines share, with distill.cache.path"
+            )
+    stored = StoredAnswers(folder, layout, asked)
+    if layout.top_k is not None and processes.is_main:
+        progress.note(_tail_told(stored, temperatures))
+    return stored
+
+
+def _look(
+    folder: Path, wanted: dict[str, Any], replace: bool
+) -> tuple[Layout | None, dict[str, Any], list[tuple[int, int]]]:
+    """Return the layout of what the folder holds, what it answers, and the shards that are missing."""
     with writing(folder, "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        layout, asked = _read_header(folder, asked)
+        layout, asked = _read_header(folder, wanted)
     except OtherAnswersError:
         if not replace:
             raise
         _clear(folder)
-        layout = None
-    if layout is not None and not _missing(folder, layout):
-        progress.note(f"teacher cache: {_described(layout)}, complete; the teacher does not run")
-        return StoredAnswers(folder, layout, asked)
-    with teacher.ready(device, asked["taps"]) as ask:
-        if layout is None:
-            layout = _plan(ask, batches, views, top_k, device)
-            write_json(folder / "header.json", {"schema": SCHEMA, "identity": asked, "layout": layout.to_json()})
-        missing = _missing(folder, layout)
-        needed = sum(layout.length(start) for _, start in missing) * layout.dtype.itemsize
-        _require_space(folder, needed)
-        progress.note(f"teacher cache: {_described(layout)}; {needed / 1e6:.1f} MB of it to write")
-        _fill(folder, layout, missing, ask, batches, device, progress)
-    return StoredAnswers(folder, layout, asked)
+        layout, asked = None, wanted
+    return layout, asked, [] if layout is None else _missing(folder, layout)
 
 
-def _plan(ask: Ask, batches: TrainingBatches, views: int, top_k: int | None, device: torch.device) -> Layout:
-    """Find out by a dry run of two samples what an answer looks like."""
+def _tail_told(stored: StoredAnswers, temperatures: Sequence[float]) -> str:
+    layout = stored.layout
+    told = []
+    for temperature in temperatures:
+        mean, largest = stored.tail_mass(temperature)
+        told.append(f"{share(mean)} on average and {share(largest)} at most at temperature {temperature:g}")
+    return (
+        f"teacher cache: {layout.top_k} of {layout.classes} logits are stored; the others share "
+        f"{', '.join(told)}. No stored answer is further than that from the teacher's (total variation)"
+    )
+
+
+def _plan(folder: Path, asked: Mapping[str, Any], ask: Ask, batches: TrainingBatches, device: torch.device) -> Layout:
+    """Find out by a dry run of two samples what an answer looks like, and write the header."""
     probe = next(batches.view(0, 0, min(2, batches.samples), 2))
     answers = ask(probe.inputs.to(device), probe.positions, 0)
-    classes = answers.logits.shape[1]
+    classes, top_k = answers.logits.shape[1], asked["top_k"]
     planned = Layout(
         samples=batches.samples,
-        views=views,
+        views=asked["views"],
         classes=classes,
         top_k=top_k if top_k is not None and top_k < classes else None,
         features=tuple(tuple(feature.shape[1:]) for feature in answers.features),
         rows=1,
     )
     rows = max(1, SHARD_BYTES // planned.dtype.itemsize // BATCH) * BATCH
-    return Layout(**{**vars(planned), "rows": rows})
+    layout = Layout(**{**vars(planned), "rows": rows})
+    write_json(folder / "header.json", {"schema": SCHEMA, "identity": asked, "layout": layout.to_json()})
+    return layout
 
 
 def _fill(
     folder: Path,
     layout: Layout,
+    own: Sequence[tuple[int, int]],
     missing: Sequence[tuple[int, int]],
     ask: Ask,
     batches: TrainingBatches,
     device: torch.device,
     progress: Progress,
 ) -> None:
-    everything = layout.samples * layout.views
-    todo = sum(layout.length(start) for _, start in missing)
-    with progress.task("ask the teacher", everything, everything - todo) as task:
-        for view, start in missing:
+    """Ask for this process's `own` shards of all that are `missing`, and write them."""
+    there = layout.samples * layout.views - layout.count(missing)
+    with progress.task("ask the teacher", there + layout.count(own), there) as task:
+        for view, start in own:
             shard = np.empty(layout.length(start), dtype=layout.dtype)
             for batch in batches.view(view, start, start + len(shard), BATCH):
                 answers = ask(batch.inputs.to(device), batch.positions, view)

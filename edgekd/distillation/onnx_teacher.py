@@ -57,7 +57,10 @@ class OnnxTeacher:
     def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
         """Be ready to be asked; taps are names of tensors in the graph. See `Teacher`."""
         model = open_model(
-            _with_outputs(self._content, taps, self._name), name=self._name, threads=torch.get_num_threads()
+            _with_outputs(self._content, taps, self._name),
+            name=self._name,
+            threads=torch.get_num_threads(),
+            spinning=False,  # torch works in between
         )
 
         def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listening import Heard
 
 from edgekd.data import ArraySamples
 from edgekd.data.torch_data import TrainingBatches, Views
@@ -17,6 +18,7 @@ from edgekd.distillation.cache import Layout, StoredAnswers, records_of, restore
 from edgekd.distillation.teacher import Answers, TorchTeacher
 from edgekd.errors import DataError, ModelError, OutputError
 from edgekd.models import build
+from edgekd.text import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -201,6 +203,27 @@ def test_the_tail_mass_is_measured(tmp_path: Path) -> None:
     mean, largest = stored.tail_mass(2.0)
     assert mean == pytest.approx(float(torch.cat(masses).mean()), rel=1e-3)
     assert largest == pytest.approx(float(torch.cat(masses).max()), rel=1e-3)
+
+
+def test_what_top_k_leaves_out_is_told(tmp_path: Path) -> None:
+    heard = Heard()
+    stored = store(tmp_path, top_k=2, temperatures=[1.0, 4.0], progress=heard)
+    texts = [
+        f"{share(mean)} on average and {share(largest)} at most at temperature {temperature:g}"
+        for temperature in (1.0, 4.0)
+        for mean, largest in [stored.tail_mass(temperature)]
+    ]
+    told = (
+        f"teacher cache: 2 of 5 logits are stored; the others share {', '.join(texts)}. No stored answer is further "
+        "than that from the teacher's (total variation)"
+    )
+    assert heard.notes[-1] == told
+    again = Heard()
+    store(tmp_path, top_k=2, temperatures=[1.0, 4.0], progress=again)
+    assert again.notes[-1] == told
+    whole = Heard()
+    assert store(tmp_path / "whole", progress=whole).tail_mass(1.0) == (0, 0)
+    assert len(whole.notes) == 1
 
 
 def test_what_float16_cannot_hold_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from listening import Heard
 from torch import nn
 from torch.nn import functional as F
 
@@ -289,6 +291,17 @@ def test_other_answers_are_refused_unless_the_folder_is_ones_own(digits: Digits,
         run(digits, net, chosen, other, cache_folder=tmp_path)
     run(digits, net, chosen, other, cache_folder=tmp_path, cache_is_own=True)
     run(digits, net, chosen, other, cache_folder=tmp_path)
+
+
+def test_the_tail_is_told_at_the_temperatures_of_the_terms(digits: Digits, net: Any, tmp_path: Path) -> None:
+    chosen = settings(
+        {"kind": "kd", "temperature": 3.0, "temperature_end": 0.5}, {"kind": "dkd", "temperature": 2.0}, {"kind": "ce"},
+        cache={"top_k": 4}, epochs=1,
+    )  # fmt: skip
+    heard = Heard()
+    run(digits, net, chosen, cache_folder=tmp_path, progress=heard)
+    (told,) = [note for note in heard.notes if "4 of 10 logits are stored" in note]
+    assert re.findall(r"at temperature (\S+?)[.,] ", told) == ["2", "3"]
 
 
 def test_a_cache_needs_a_folder(digits: Digits, net: Any) -> None:

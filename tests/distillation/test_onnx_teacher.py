@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edgekd.data import Contract
+from edgekd.distillation import onnx_teacher
 from edgekd.distillation.onnx_teacher import OnnxTeacher, adapt, count_parameters
 from edgekd.errors import ModelError, UsageError
 from edgekd.runtime import open_model
@@ -103,6 +104,19 @@ def test_a_teacher_with_channels_last_and_float16(
     expected = open_model(tmp_path / "t.onnx").run({"half": own.prepare(PIXELS).astype(np.float16)})[0]
     found = adapted.run({"pixels": data.prepare(PIXELS)})[0]
     np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_its_threads_do_not_spin_while_torch_works(
+    tmp_path: Path, make_conv_net: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(
+        onnx_teacher, "open_model", lambda *given, **values: opened.append(open_model(*given, **values)) or opened[-1]
+    )
+    ask(write(tmp_path / "t.onnx", make_conv_net()), contract().prepare(PIXELS))
+    options = opened[-1].session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.intra_op_num_threads == torch.get_num_threads()
 
 
 def test_taps_keep_their_names(tmp_path: Path, make_conv_net: Callable[..., onnx.ModelProto]) -> None:
