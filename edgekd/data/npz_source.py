@@ -48,7 +48,7 @@ def open_npz_source(path: Path) -> tuple[ArraySource, str]:
     if answers.ndim != 1 or samples.ndim < 2 or len(samples) != len(answers):
         raise DataError(
             f"{path}: {arrays[0]!r} has shape {samples.shape}, 'labels' has shape {answers.shape}; "
-            "expected (samples, ...) and (samples,)"
+            "expected (samples, ...) and (samples,): a recipe knows one class for each sample"
         )
     labels = check_labels(answers[np.arange(len(answers))], where=f"{path}: labels")
     if not len(labels):

@@ -59,8 +59,8 @@ def fixed(logits: torch.Tensor, name: str) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
-    def ready(device: torch.device, taps: Any) -> Iterator[Any]:  # noqa: ARG001
-        yield lambda inputs, positions, epoch: Answers(  # noqa: ARG005
+    def ready(device: torch.device, taps: Any) -> Iterator[Any]:
+        yield lambda inputs, positions, epoch: Answers(
             logits[positions], tuple(torch.full((1,), ord(name)) for _ in taps)
         )
 
