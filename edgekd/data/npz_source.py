@@ -68,7 +68,7 @@ def _labels(path: Path, name: str, samples: ArrayFile, answers: ArrayFile) -> ND
     if answers.ndim != 1 or len(samples) != len(answers):
         raise DataError(
             f"{path}: {name!r} has shape {samples.shape}, 'labels' has shape {answers.shape}; "
-            "expected (samples, ...) and (samples,)"
+            "expected (samples, ...) and (samples,): a recipe knows one class for each sample"
         )
     return check_labels(answers[np.arange(len(answers))], where=f"{path}: labels")
 
