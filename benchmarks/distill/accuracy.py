@@ -28,7 +28,7 @@ from edgekd.artifact import library_versions, locked_folder, write_json
 from edgekd.data.torch_data import tensor_batches
 from edgekd.distillation.engine import stored_answers
 from edgekd.distillation.training import Augmentation, Checkpoints
-from edgekd.metrics import agreement, top1
+from edgekd.metrics import top1
 from edgekd.models import build
 from edgekd.recipe import DistillSettings
 

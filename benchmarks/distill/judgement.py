@@ -32,7 +32,7 @@ def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control")
 
     Returns:
         `method`, `seeds`, `mean`, `std` (null for one seed), `gain` over the control's mean; and, where both have two
-        seeds or more, `p` (Welch's test, two-sided), `p_holm` (corrected over all such comparisons) and `significant`.
+        seeds or more, `p` (Welch's test, two-sided), `p_holm` (corrected over all such comparisons), `significant`.
     """
     base = accuracies.get(control, ())
     p_values = {

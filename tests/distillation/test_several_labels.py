@@ -132,3 +132,8 @@ def test_where_each_sample_must_have_one_class_it_is_said(
         quantize(tmp_path / "net.onnx", {"input": images}, None, evaluation=data)
     with pytest.raises(DataError, match="one label for each sample"):
         metrics.top1(np.zeros((64, 4)), data["labels"])
+
+
+def test_transfer_samples_go_with_one_class_a_sample(halves: tuple[Arrays, Arrays]) -> None:
+    with pytest.raises(DataError, match="a training with transfer samples must know the one class"):
+        distill(net(1), net(0), *halves, transfer={"input": halves[1]["input"]})
