@@ -11,6 +11,7 @@ from edgekd.recipe import DigitsData
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from edgekd.data import Contract
     from edgekd.distillation.onnx_teacher import OnnxTeacher
@@ -50,7 +51,7 @@ def check_names(recipe: Recipe) -> None:
     from edgekd.distillation.running import best_device
     from edgekd.models import source_digest
 
-    for section, training in {"teacher": recipe.teacher, "distill": recipe.distill}.items():
+    for section, training in {**recipe.all_teachers, "distill": recipe.distill}.items():
         with_key(section, check_batch_size, training.batch_size, launched().size)
         with_key(f"{section}.precision", check_precision, training.precision, best_device())
     for section, model in _architectures(recipe).items():
@@ -79,7 +80,12 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
         )
         for section, model in _architectures(recipe).items()
     }
-    teacher: Any = modules["teacher"] if "teacher" in modules else _onnx_teacher(recipe, contract)
+    files = {
+        section: _onnx_teacher(settings.onnx, settings.contract, contract)
+        for section, settings in recipe.all_teachers.items()
+        if settings.onnx is not None
+    }
+    teacher: Any = {**modules, **files}["teacher"]
     check_terms(recipe.distill, modules["student"], teacher, contract.shape)
     sizes = {section: count_parameters(module) for section, module in modules.items()}
     if sizes["student"] > sizes.get("teacher", sizes["student"]):
@@ -90,19 +96,17 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
 
 
 def _architectures(recipe: Recipe) -> dict[str, ModelSettings]:
-    """Return the models to build by section: not a teacher in an ONNX file."""
-    given = {} if recipe.teacher.onnx is not None else {"teacher": recipe.teacher}
-    return {**given, "student": recipe.student}
+    """Return the models to build by section: not teachers in ONNX files."""
+    teachers = {section: teacher for section, teacher in recipe.all_teachers.items() if teacher.onnx is None}
+    return {**teachers, "student": recipe.student}
 
 
-def _onnx_teacher(recipe: Recipe, contract: Contract) -> OnnxTeacher:
+def _onnx_teacher(file: Path, own: Path | None, contract: Contract) -> OnnxTeacher:
     from edgekd.data.contract import read_contract
     from edgekd.distillation.onnx_teacher import OnnxTeacher, adapt
 
-    settings = recipe.teacher
-    assert settings.onnx is not None
-    own = None if settings.contract is None else read_contract(settings.contract)
-    return OnnxTeacher(settings.onnx, content=adapt(settings.onnx, contract, own).SerializeToString())
+    read = None if own is None else read_contract(own)
+    return OnnxTeacher(file, content=adapt(file, contract, read).SerializeToString())
 
 
 def with_key(key: str, function: Callable[..., T], *arguments: object, **values: object) -> T:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from edgekd.settings import MOST, Settings
-from edgekd.terms import AnyTerm, CacheSettings, CeTerm, ConfidenceSettings, KdTerm, PairTerm, TapSettings
+from edgekd.terms import AnyTerm, CacheSettings, CeTerm, ConfidenceSettings, KdTerm, PairTerm, TapSettings, Weighting
 
 
 def _part(value: object) -> object:
@@ -176,6 +176,8 @@ class TeacherSettings(ModelSettings, TrainingSettings):
     """An ONNX file instead of a `model`: nothing is trained, and no code of it is needed."""
     contract: Path | None = None
     """How images become the ONNX file's input (JSON), where its metadata do not say so."""
+    weight: float = Field(default=1.0, ge=0, le=1e6)
+    """How much its logits count beside those of other teachers."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> TeacherSettings:
@@ -207,6 +209,9 @@ class DistillSettings(TrainingSettings):
     """Where features are taken from, for terms that look at them."""
     confidence: ConfidenceSettings = ConfidenceSettings()
     """Which of the teacher's answers count."""
+    weighting: Weighting = "fixed"
+    """Of several teachers: by their `weight` alone, or for each sample also by how sure a teacher is (`"entropy"`) or
+    how near the label (`"confidence"`: CA-MKD, Zhang et al. 2022, arXiv:2201.00007)."""
     cache: CacheSettings | None = None
     """Ask the teacher once and store its answers on disk. None: it runs in every step."""
     control: bool = True
@@ -316,6 +321,9 @@ class Recipe(Settings):
     """Where samples come from and how they are shared out."""
     teacher: TeacherSettings
     """The network to learn from."""
+    teachers: tuple[TeacherSettings, ...] = Field(default=(), max_length=100)
+    """Further teachers, one table `[[teachers]]` for each with the keys of `[teacher]`: the student learns from the
+    weighed mean of the logits of all."""
     student: ModelSettings
     """The network to ship."""
     distill: DistillSettings = DistillSettings()
@@ -339,6 +347,17 @@ class Recipe(Settings):
         """The seeds that student and control are trained with."""
         return tuple((self.seed + number) % 2**32 for number in range(self.distill.seeds))
 
+    @property
+    def all_teachers(self) -> dict[str, TeacherSettings]:
+        """Every teacher by its section: `teacher`, `teachers.0` and so on."""
+        return {"teacher": self.teacher} | {f"teachers.{number}": found for number, found in enumerate(self.teachers)}
+
+    @model_validator(mode="after")
+    def _teachers_count(self) -> Recipe:
+        if not any(teacher.weight for teacher in self.all_teachers.values()):
+            raise ValueError("no teacher has a weight above 0")
+        return self
+
     @model_validator(mode="after")
     def _shares_leave_samples(self) -> Recipe:
         shares = [p for p in (self.data.test, self.data.validation, self.data.calibration) if isinstance(p, float)]
@@ -348,8 +367,11 @@ class Recipe(Settings):
 
     def effective_sections(self) -> dict[str, Any]:
         """Return every section's effective settings, as JSON data."""
-        sections = {key: getattr(self, key) for key in type(self).model_fields}
-        return {key: value.effective() if isinstance(value, Settings) else value for key, value in sections.items()}
+        sections = {key: getattr(self, key) for key in type(self).model_fields if key != "teachers"}
+        effective = {
+            key: value.effective() if isinstance(value, Settings) else value for key, value in sections.items()
+        }
+        return {**effective, "teachers": [teacher.effective() for teacher in self.teachers]}
 
 
 def recipe_schema() -> dict[str, Any]:

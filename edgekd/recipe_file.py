@@ -106,18 +106,21 @@ def _paths(recipe: Recipe) -> Iterable[tuple[str, Path, Literal["file", "folder"
     transfer = recipe.data.transfer
     if transfer is not None and transfer.path is not None:
         yield "data.transfer.path", transfer.path, "file" if transfer.source == "npz" else "folder"
-    if recipe.teacher.checkpoint is not None:
-        yield "teacher.checkpoint", recipe.teacher.checkpoint, "file"
-    if recipe.teacher.onnx is not None:
-        yield "teacher.onnx", recipe.teacher.onnx, "file"
-    if recipe.teacher.contract is not None:
-        yield "teacher.contract", recipe.teacher.contract, "file"
+    for section, teacher in recipe.all_teachers.items():
+        for key in ("checkpoint", "onnx", "contract"):
+            path = getattr(teacher, key)
+            if path is not None:
+                yield f"{section}.{key}", path, "file"
 
 
 def _resolve_paths(table: dict[str, Any], folder: Path, where: str) -> None:
     for key, value in table.items():
         if isinstance(value, dict) and key != "arguments":
             _resolve_paths(value, folder, where)
+        elif isinstance(value, list):
+            for entry in value:
+                if isinstance(entry, dict):
+                    _resolve_paths(entry, folder, where)
         elif key in PATH_KEYS and isinstance(value, str):
             expanded = os.path.expandvars(value)
             if "$" in expanded:
@@ -214,7 +217,7 @@ def _known_keys(path: Sequence[str], table: Mapping[str, Any]) -> list[str]:
     if path[:2] == ["distill", "terms"]:
         return list(KINDS[table["kind"]].model_fields)
     section: type[BaseModel] = Recipe
-    for key in path:
+    for key in (key for key in path if not key.isdecimal()):
         annotation = section.model_fields[key].annotation
         kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         section = next(kind for kind in kinds if issubclass(kind, BaseModel))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.artifact import Artifact, Origin, canonical_json, indented_json, rounded
 from edgekd.errors import ModelError
-from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TrainingSettings
+from edgekd.recipe import DistillSettings, ModelSettings, Recipe, TeacherSettings, TrainingSettings
 from edgekd.stages import RUNTIME_LIBRARIES, Stages
 from edgekd.text import share
 
@@ -47,6 +47,20 @@ class Training(NamedTuple):
         return best["validation_top1"], -best["validation_loss"]
 
 
+class Teaching(NamedTuple):
+    """A teacher of a run.
+
+    Attributes:
+        model: Its architecture.
+        weights: Its file; an ONNX file needs no architecture.
+        weight: How much its answers count beside others'.
+    """
+
+    model: ModelSettings
+    weights: Artifact
+    weight: float = 1.0
+
+
 class Networks:
     """Teacher, control and student of one recipe, as stages of one folder."""
 
@@ -71,11 +85,12 @@ class Networks:
 
         With several seeds control and student are trained with each, and the best on the validation split is kept.
         """
-        weights = {"teacher": self.teacher()}
+        teachers = self.teachers()
+        weights = {"teacher": teachers[0].weights}
         seeds = self.recipe.training_seeds
         if self.recipe.distill.control:
             self.trainings["control"] = [self.control(seed) for seed in seeds]
-        self.trainings["student"] = [self.student(weights["teacher"], seed) for seed in seeds]
+        self.trainings["student"] = [self.student(teachers, seed) for seed in seeds]
         return weights | {role: self._best(role, trainings) for role, trainings in self.trainings.items()}
 
     def _best(self, role: str, trainings: Sequence[Training]) -> Artifact:
@@ -124,44 +139,50 @@ class Networks:
             "shipped_seed": max(trainings, key=lambda training: training.rank).seed,
         }
 
-    def teacher(self) -> Artifact:
-        """Return the teacher: trained, or as the recipe names it."""
-        settings = self.recipe.teacher
+    def teachers(self) -> list[Teaching]:
+        """Return every teacher, `[teacher]` first: trained, or as the recipe names it."""
+        return [
+            Teaching(settings, self._teacher(settings, number), settings.weight)
+            for number, settings in enumerate(self.recipe.all_teachers.values())
+        ]
+
+    def _teacher(self, settings: TeacherSettings, number: int) -> Artifact:
+        role = f"teacher-{number + 1}" if number else "teacher"
         if settings.onnx is not None:
-            return self._onnx_teacher(settings.onnx, settings.contract)
+            return self._onnx_teacher(role, settings.onnx, settings.contract)
         if settings.checkpoint is not None:
-            return self._given_teacher(settings.checkpoint)
-        seed, title = self.recipe.seed, "train the teacher"
+            return self._given_teacher(role, settings, settings.checkpoint)
+        seed = (self.recipe.seed + number) % 2**32  # two of the same architecture are to differ
         return self._trained(
-            "teacher",
-            "teacher.safetensors",
+            role,
+            _file(role),
             settings,
-            settings.effective(),
+            {key: value for key, value in settings.effective().items() if key != "weight"},
             {},
-            lambda checkpoints: self._train_on_labels(settings, settings, title, seed, checkpoints),
+            lambda checkpoints: self._train_on_labels(settings, settings, f"train the {role}", seed, checkpoints),
             seed,
             settings.checkpoint_s,
         ).weights
 
-    def _given_teacher(self, checkpoint: Path) -> Artifact:
+    def _given_teacher(self, role: str, settings: TeacherSettings, checkpoint: Path) -> Artifact:
         from edgekd.artifact import sha256_file
         from edgekd.models import count_parameters, dump_weights, load_weights
 
         origin = Origin(
-            stage="teacher",
-            settings=self.architecture(self.recipe.teacher),
+            stage=role,
+            settings=self.architecture(settings),
             parents={"checkpoint": sha256_file(checkpoint, ModelError)},
             libraries=TRAINING_LIBRARIES,
         )
 
         def make() -> tuple[bytes, dict[str, Any]]:
-            module = self.build(self.recipe.teacher)
+            module = self.build(settings)
             load_weights(module, checkpoint)
             return dump_weights(module), {"parameters": count_parameters(module)}
 
-        return self.stages.make("teacher.safetensors", origin, make)
+        return self.stages.make(_file(role), origin, make)
 
-    def _onnx_teacher(self, file: Path, contract: Path | None) -> Artifact:
+    def _onnx_teacher(self, role: str, file: Path, contract: Path | None) -> Artifact:
         """Return the file, changed so that it takes what the student takes: all that follows need not know."""
         from edgekd.artifact import sha256_file
         from edgekd.data.contract import read_contract
@@ -169,7 +190,7 @@ class Networks:
 
         own = None if contract is None else read_contract(contract)
         origin = Origin(
-            stage="teacher",
+            stage=role,
             settings={
                 "own_contract": None if own is None else own.to_json(),
                 "contract": self.contract.to_json(),
@@ -182,7 +203,7 @@ class Networks:
             model = adapt(file, self.contract, own)
             return model.SerializeToString(deterministic=True), {"parameters": count_parameters(model)}
 
-        return self.stages.make("teacher.onnx", origin, make)
+        return self.stages.make(f"{role}.onnx", origin, make)
 
     def control(self, seed: int) -> Training:
         """Return the student trained without a teacher."""
@@ -225,31 +246,38 @@ class Networks:
             progress=self.stages.progress,
         )
 
-    def student(self, teacher: Artifact, seed: int) -> Training:
-        """Return the student, taught by `teacher`."""
+    def student(self, teachers: Sequence[Teaching], seed: int) -> Training:
+        """Return the student, taught by `teachers`."""
         settings = self.recipe.distill
         title = self._titled("distil the student", seed)
         # none of these has a say in what a taught student learns
         untouched = {"control", "label_smoothing", "seeds"}
+        weights = {"teacher_weights": [teacher.weight for teacher in teachers]} if len(teachers) > 1 else {}
         return self._trained(
             "student",
             self._place("student", seed),
             self.recipe.student,
-            {key: value for key, value in settings.effective().items() if key not in untouched},
-            {teacher.path.name: teacher.sha256, **self._transfer_parent()},
-            lambda checkpoints: self._distil(teacher, settings, title, seed, checkpoints),
+            {key: value for key, value in settings.effective().items() if key not in untouched} | weights,
+            {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers}
+            | self._transfer_parent(),
+            lambda checkpoints: self._distil(teachers, settings, title, seed, checkpoints),
             seed,
             settings.checkpoint_s,
         )
 
     def _distil(
-        self, teacher: Artifact, settings: DistillSettings, title: str, seed: int, checkpoints: Checkpoints
+        self,
+        teachers: Sequence[Teaching],
+        settings: DistillSettings,
+        title: str,
+        seed: int,
+        checkpoints: Checkpoints,
     ) -> Trained:
         from edgekd.distillation.engine import distill
 
         return distill(
             self.build(self.recipe.student, seed),
-            self._asked(teacher),
+            self._asked(teachers),
             self.splits.train,
             self.splits.validation,
             transfer=self.splits.transfer,
@@ -267,15 +295,28 @@ class Networks:
         transfer = self.splits.transfer
         return {} if transfer is None else {"transfer": transfer.fingerprint}
 
-    def _asked(self, teacher: Artifact) -> Teacher:
+    def _asked(self, teachers: Sequence[Teaching]) -> Teacher:
+        """Return who is asked: the teacher, or all of them as one."""
+        from edgekd.distillation.ensemble import Teachers
+
+        members = [self._answering(teacher) for teacher in teachers]
+        if len(members) == 1:
+            return members[0]
+        return Teachers(
+            members,
+            [teacher.weight for teacher in teachers],
+            weighting=self.recipe.distill.weighting,
+            labels=self.splits.train.labels,
+        )
+
+    def _answering(self, teacher: Teaching) -> Teacher:
         from edgekd.distillation.onnx_teacher import OnnxTeacher
         from edgekd.distillation.teacher import TorchTeacher
 
-        if self.recipe.teacher.onnx is not None:
-            return OnnxTeacher(teacher.path)
-        model = self.recipe.teacher
-        identity = canonical_json({"weights": teacher.sha256, **self.architecture(model)})
-        return TorchTeacher(self.load(model, teacher), hashlib.sha256(identity).hexdigest())
+        if teacher.weights.path.suffix == ".onnx":
+            return OnnxTeacher(teacher.weights.path)
+        identity = canonical_json({"weights": teacher.weights.sha256, **self.architecture(teacher.model)})
+        return TorchTeacher(self.load(teacher.model, teacher.weights), hashlib.sha256(identity).hexdigest())
 
     def _trained(
         self,
@@ -295,7 +336,9 @@ class Networks:
             stage=role,
             settings={**self.architecture(model), **effective, "seed": seed},
             parents={**self.data_parents, **parents},
-            libraries=(*TRAINING_LIBRARIES, "onnxruntime") if "teacher.onnx" in parents else TRAINING_LIBRARIES,
+            libraries=(*TRAINING_LIBRARIES, "onnxruntime")
+            if any(name.endswith(".onnx") for name in parents)
+            else TRAINING_LIBRARIES,
         )
         checkpoint = self.stages.folder / "checkpoints" / f"{Path(file).stem}.pt"
 

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from edgekd.settings import MOST, Settings
 
+Weighting = Literal["fixed", "entropy", "confidence"]  # of several teachers
+
 
 class TapSettings(Settings):
     """Places in both networks whose features are compared."""
