@@ -28,8 +28,10 @@ def top1(logits: NDArray[Any], labels: NDArray[np.int64]) -> float:
     _require_finite(logits)
     if logits.ndim != 2:
         raise ModelError(f"accuracy needs logits of shape (samples, classes), the model gives {logits.shape}")
-    if len(labels) != len(logits) or not len(labels):
-        raise DataError(f"accuracy needs one label for each sample: {len(labels)} labels, {len(logits)} samples")
+    if labels.shape != (len(logits),) or not len(labels):
+        raise DataError(
+            f"accuracy needs one label for each sample: labels of shape {labels.shape}, {len(logits)} samples"
+        )
     classes = logits.shape[1]
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):

@@ -258,8 +258,7 @@ class Networks:
             self._place("student", seed),
             self.recipe.student,
             {key: value for key, value in settings.effective().items() if key not in untouched} | weights,
-            {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers}
-            | self._transfer_parent(),
+            {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers} | self._transfer_parent(),
             lambda checkpoints: self._distil(teachers, settings, title, seed, checkpoints),
             seed,
             settings.checkpoint_s,

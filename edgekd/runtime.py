@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from edgekd.data.contract import Contract, contract_of_metadata
+from edgekd.data.labels import require_one_each
 from edgekd.data.opening import open_data
 from edgekd.data.samples import batches
 from edgekd.errors import DataError, ModelError, reading
@@ -252,7 +253,9 @@ def open_samples(
 ) -> Samples:
     """Open data for a model: its inputs name the arrays, its metadata say how images are prepared."""
     inputs = [spec.name for spec in model.inputs]
-    return open_data(data, inputs=inputs, contract=contract or model.contract, labels=labels)
+    samples = open_data(data, inputs=inputs, contract=contract or model.contract, labels=labels)
+    require_one_each(samples.labels, samples.name)
+    return samples
 
 
 def fit_inputs(model: Model, arrays: Mapping[str, NDArray[Any]], where: str) -> dict[str, NDArray[Any]]:

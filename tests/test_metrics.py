@@ -55,7 +55,7 @@ def test_labels_out_of_range_are_named() -> None:
 def test_shapes_must_match() -> None:
     with pytest.raises(ModelError, match="differ in shape"):
         agreement(LOGITS, LOGITS[:2])
-    with pytest.raises(DataError, match="2 labels, 3 samples"):
+    with pytest.raises(DataError, match=r"labels of shape \(2,\), 3 samples"):
         top1(LOGITS, np.array([0, 1]))
     with pytest.raises(ModelError, match="all zero"):
         sqnr_db(LOGITS, LOGITS * 0)

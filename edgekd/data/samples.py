@@ -37,7 +37,10 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The class of each sample, int64 of shape (len,), or None where there are none."""
+        """The class of each sample, int64 of shape (len,), or None where there are none.
+
+        Where classes occur together, a matrix of 0 and 1, int64 of shape (len, classes).
+        """
 
     def __len__(self) -> int: ...
 

@@ -23,10 +23,10 @@ from edgekd.distillation.taps import tapped
 from edgekd.distillation.teacher import TorchTeacher
 from edgekd.distillation.terms import build_term
 from edgekd.distillation.training import Augmentation, check_seed, open_labelled, train_network, training_batches
-from edgekd.errors import UsageError
+from edgekd.errors import DataError, UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
-from edgekd.terms import CeTerm
+from edgekd.terms import CeTerm, DkdTerm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,8 @@ def distill(
         student: Takes float32 (N, ...), gives logits (N, classes). It is trained in place.
         teacher: A torch module likewise, with the same classes; an ONNX file that takes what the student takes; or
             any other `edgekd.distillation.teacher.Teacher`.
-        train: Samples with labels: one array of inputs, and `labels`.
+        train: Samples with labels: one array of inputs, and `labels` (N,); or (N, classes) of 0 and 1 where classes
+            occur together: `ce` is then the binary cross-entropy, a sample right where all of its classes are.
         validation: Says which epoch was best.
         transfer: Further samples: terms of the teacher's answers learn from them, cross-entropy does not. Labels,
             if there are any, are ignored.
@@ -97,6 +98,7 @@ def distill(
             raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
         labelled = len(samples)
         samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
+    _check_labels(samples, settings)
     device = best_device()
     asked = _teacher(teacher)
     student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
@@ -127,6 +129,17 @@ def distill(
             title=title,
             progress=progress,
         )
+
+
+def _check_labels(samples: Samples, settings: DistillSettings) -> None:
+    """Refuse labels that occur together where a term asks for a sample's one class."""
+    if samples.labels is None or samples.labels.ndim == 1:
+        return
+    asking = [f"the term {term.kind!r}" for term in settings.terms if isinstance(term, DkdTerm)]
+    if settings.confidence.only_correct:
+        asking.append("confidence.only_correct")
+    if asking:
+        raise DataError(f"{samples.name}: several classes a sample; {' and '.join(asking)} must know the one class")
 
 
 def _teacher(teacher: nn.Module | Teacher | str | PathLike[str]) -> Teacher:

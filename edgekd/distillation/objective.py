@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from edgekd.distillation.losses.labels import label_loss
 from edgekd.distillation.losses.response import confidence_weights
 from edgekd.distillation.terms import Lesson, Term
 from edgekd.errors import ModelError
@@ -30,7 +30,7 @@ class Step:
     Attributes:
         inputs: float32 (N, ...), on the device.
         logits: The network's, (N, classes).
-        labels: int64 (N,), on the device.
+        labels: int64 (N,), on the device; (N, classes) of 0 and 1 where classes occur together.
         positions: int64 (N,): which samples these are.
         epoch: From 0.
         share: Of the training that is done, in [0, 1).
@@ -64,7 +64,7 @@ class LabelObjective:
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Return the one part, `ce`."""
-        return {"ce": F.cross_entropy(step.logits, step.labels, label_smoothing=self._label_smoothing)}
+        return {"ce": label_loss(step.logits, step.labels, self._label_smoothing)}
 
 
 class TeacherObjective:
@@ -107,7 +107,8 @@ class TeacherObjective:
         labels, labelled = step.labels, None
         if self._labelled is not None:
             labelled = (step.positions < self._labelled).to(labels.device)
-            labels = torch.where(labelled, labels, answers.argmax(dim=1))
+            if labels.ndim == 1:
+                labels = torch.where(labelled, labels, answers.argmax(dim=1))
         lesson = Lesson(
             logits=step.logits,
             labels=labels,

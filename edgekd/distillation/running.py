@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgekd.data.torch_data import tensor_batches
+from edgekd.distillation.losses.labels import hits
 from edgekd.errors import ModelError, user_code
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def run_logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> T
 
 @torch.no_grad()
 def accuracy(module: nn.Module, samples: Samples, batch_size: int = 256) -> float:
-    """Return the share of samples that a module puts into the right class."""
+    """Return the share of samples that a module puts into the right class, or into all their classes."""
     correct, device = 0, best_device()
     with frozen(module), placed(module, device):
         for inputs, labels, _ in tensor_batches(samples, batch_size):
-            correct += int((run_logits(module, inputs.to(device)).cpu().argmax(dim=1) == labels).sum())
+            correct += int(hits(run_logits(module, inputs.to(device)).cpu(), labels).sum())
     return correct / len(samples)

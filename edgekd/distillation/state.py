@@ -34,7 +34,8 @@ class Epoch:
     Attributes:
         loss: Mean training loss.
         validation_loss: Mean cross-entropy on the validation split.
-        validation_top1: Accuracy on the validation split.
+        validation_top1: Accuracy on the validation split; where classes occur together, the share of samples of which
+            all are right.
     """
 
     loss: float

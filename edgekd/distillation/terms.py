@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edgekd.distillation.adapters import Adapter, channels, same_places
 from edgekd.distillation.losses import feature, relation, response
+from edgekd.distillation.losses.labels import label_loss
 from edgekd.errors import UsageError
 from edgekd.terms import (
     AnyTerm,
@@ -50,7 +50,7 @@ class Lesson:
 
     Attributes:
         logits: The student's, shape (N, classes).
-        labels: Shape (N,), int64.
+        labels: Shape (N,), int64; (N, classes) where classes occur together.
         answers: The teacher's logits, shape (N, classes).
         weights: How much each answer counts, shape (N,); None: all the same.
         pairs: Features of student and teacher, one pair for each pair of taps.
@@ -162,11 +162,7 @@ def _dkd(settings: DkdTerm, lesson: Lesson) -> Tensor:
 
 def _ce(settings: CeTerm, lesson: Lesson) -> Tensor:
     """Return the mean over the samples that have labels."""
-    smoothing = settings.label_smoothing
-    if lesson.labelled is None:
-        return F.cross_entropy(lesson.logits, lesson.labels, label_smoothing=smoothing)
-    each = F.cross_entropy(lesson.logits, lesson.labels, label_smoothing=smoothing, reduction="none")
-    return (each * lesson.labelled).sum() / lesson.labelled.sum().clamp(min=1)
+    return label_loss(lesson.logits, lesson.labels, settings.label_smoothing, lesson.labelled)
 
 
 RESPONSES: dict[type, Callable[[Any, Lesson], Tensor]] = {

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edgekd.data.opening import open_data
 from edgekd.data.torch_data import Share, TrainingBatches, Views, tensor_batches
+from edgekd.distillation.losses.labels import hits, label_loss
 from edgekd.distillation.objective import Step
 from edgekd.distillation.optimisation import learning_rate
 from edgekd.distillation.precision import Precision, check_precision, computing_in
@@ -213,15 +213,27 @@ class _Classes:
 
     def __init__(self, *splits: Samples) -> None:
         self.highest = -1
+        self._columns: int | None = None  # of labels that occur together
+        if len({None if s.labels is None else s.labels.shape[1:] for s in splits}) > 1:
+            raise DataError(
+                f"{' and '.join(samples.name for samples in splits)}: labels of different forms; all must be "
+                "classes, or matrices of 0 and 1 with as many columns"
+            )
         for samples in splits:
             labels = samples.labels
-            if labels is not None and len(labels):
+            if labels is not None and labels.ndim == 2:
+                self._columns = labels.shape[1]
+            elif labels is not None and len(labels):
                 if int(labels.min()) < 0:
                     raise DataError(f"{samples.name}: labels must be 0 or more, found {int(labels.min())}")
                 self.highest = max(self.highest, int(labels.max()))
 
     def check(self, logits: Tensor) -> None:
         """Raise a `DataError` if there is a label without a logit."""
+        if self._columns not in (None, logits.shape[1]):
+            raise DataError(
+                f"the labels have {self._columns} columns, but the network gives {logits.shape[1]} logits"
+            )
         if self.highest >= logits.shape[1]:
             raise DataError(
                 f"the labels reach {self.highest}, but the network tells {logits.shape[1]} classes apart "
@@ -364,8 +376,8 @@ def _validate(work: _Work, judges: Samples) -> tuple[float, float]:
     for number, (inputs, labels, _) in enumerate(tensor_batches(judges, work.state.settings.batch_size)):
         if number % processes.size == processes.rank:
             logits = run_logits(module, inputs.to(work.device)).cpu()
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            correct += int((logits.argmax(dim=1) == labels).sum())
+            loss += float(label_loss(logits, labels)) * len(labels)
+            correct += int(hits(logits, labels).sum())
     loss, correct = (sum(values) for values in zip(*processes.gathered((loss, correct)), strict=True))
     if not math.isfinite(loss):
         raise _Diverged("the validation loss is not finite; a lower learning_rate is the usual remedy")

@@ -59,8 +59,8 @@ def fixed(logits: torch.Tensor, name: str) -> Any:
     from contextlib import contextmanager
 
     @contextmanager
-    def ready(device: torch.device, taps: Any) -> Iterator[Any]:  # noqa: ARG001
-        yield lambda inputs, positions, epoch: Answers(  # noqa: ARG005
+    def ready(device: torch.device, taps: Any) -> Iterator[Any]:
+        yield lambda inputs, positions, epoch: Answers(
             logits[positions], tuple(torch.full((1,), ord(name)) for _ in taps)
         )
 
@@ -119,6 +119,14 @@ def test_impossible_ensembles_are_refused(arguments: dict[str, Any], message: st
     names = arguments.pop("members", "ab")
     with pytest.raises(UsageError, match=message):
         Teachers([fixed(LOGITS[0], name) for name in names], **arguments)
+
+
+def test_a_sample_without_a_label_cannot_be_held_against_it() -> None:
+    teachers = Teachers(
+        [fixed(LOGITS[0], "a"), fixed(LOGITS[1], "b")], weighting="confidence", labels=LABELS.numpy()[:3]
+    )
+    with pytest.raises(UsageError, match="given 3 labels, and are asked about sample 4"):
+        asked(teachers)
 
 
 def test_teachers_of_other_classes_are_refused() -> None:

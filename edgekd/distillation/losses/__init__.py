@@ -1,5 +1,6 @@
 """The losses of knowledge distillation: pure functions of tensors, one family a module.
 
+- `labels`: of logits, by the labels alone.
 - `response`: of logits. Each sample may have a weight.
 - `feature`: of feature maps at one place of both networks.
 - `relation`: of how the samples of a batch lie to each other.
