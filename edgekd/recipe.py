@@ -356,10 +356,10 @@ class Recipe(Settings):
     def _teachers_count(self) -> Recipe:
         if not any(teacher.weight for teacher in self.all_teachers.values()):
             raise ValueError("no teacher has a weight above 0")
-        if self.distill.weighting == "confidence" and self.data.transfer is not None:
+        if self.teachers and self.distill.weighting == "confidence" and self.data.transfer is not None:
             raise ValueError(
-                "distill.weighting: confidence is held against labels, and transfer samples have none;"
-                " entropy needs none"
+                'distill.weighting = "confidence" holds teachers against labels, and data.transfer has none; '
+                'weigh by "entropy"'
             )
         return self
 

@@ -96,14 +96,16 @@ def test_mistakes_name_the_teacher(recipe: Path, old: str, new: str, message: st
         distilled(recipe)
 
 
+def test_transfer_data_has_no_labels_to_hold_teachers_against(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="transfer has none"):
+        distilled(recipe, "distill.weighting=confidence", "data.train=20", "data.transfer={source='rest'}")
+    assert (
+        distilled(recipe, "distill.weighting=entropy", "data.train=20", "data.transfer={source='rest'}").titles[-1]
+        == "distil the student"
+    )
+
+
 def test_paths_of_further_teachers_are_relative_to_the_recipe(recipe: Path) -> None:
     (recipe.parent / "given.pt").write_bytes(b"")
     rewrite(recipe, "weight = 3.0", 'checkpoint = "given.pt"')
     assert load_recipe(recipe).teachers[0].checkpoint == recipe.parent.resolve() / "given.pt"
-
-
-def test_confidence_needs_labels_which_transfer_samples_have_not(recipe: Path) -> None:
-    rewrite(recipe, "[student]", '[data.transfer]\nsource = "rest"\n\n[student]')
-    assert load_recipe(recipe, ["distill.weighting=entropy"]).data.transfer is not None
-    with pytest.raises(RecipeError, match="confidence is held against labels"):
-        load_recipe(recipe, ["distill.weighting=confidence"])

@@ -18,14 +18,14 @@ def check_labels(labels: NDArray[Any], *, where: str, classes: int | None = None
     """Return labels as int64.
 
     Args:
-        labels: Integers of shape (n,); or, for classes that occur together, a matrix (n, classes) of 0 and 1.
+        labels: Integers of shape (n,); or, for classes that occur together, a matrix (n, 2 or more) of 0 and 1.
         where: Names them in messages.
         classes: How many classes there are; None: not known, and then a label only has to be sensible.
 
     Raises:
         DataError: they are no integers, have another shape, or lie outside [0, classes).
     """
-    if labels.ndim == 2 and labels.dtype.kind in "iub":
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iub":
         return _check_matrix(labels, where, classes)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
@@ -50,8 +50,8 @@ def _check_matrix(labels: NDArray[Any], where: str, classes: int | None) -> NDAr
             f"{where}: a matrix of labels must hold 0 and 1 only, one column for each class; "
             f"sample {wrong[0]} does not"
         )
-    if not labels.shape[1] or classes not in (None, labels.shape[1]):
-        raise DataError(f"{where}: {labels.shape[1]} columns; expected one for each class, {classes or '1 or more'}")
+    if classes not in (None, labels.shape[1]):
+        raise DataError(f"{where}: {labels.shape[1]} columns; expected one for each of {classes} classes")
     return labels.astype(np.int64)
 
 

@@ -116,7 +116,8 @@ class WithUnlabelled:
     def labels(self) -> NDArray[np.int64]:
         """The class of each sample; 0, which means nothing, from position `len(labelled)` on."""
         assert self.labelled.labels is not None
-        return np.concatenate([self.labelled.labels, np.zeros(len(self.unlabelled), dtype=np.int64)])
+        known = self.labelled.labels
+        return np.concatenate([known, np.zeros((len(self.unlabelled), *known.shape[1:]), dtype=np.int64)])
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabelled)

@@ -93,12 +93,12 @@ def distill(
     augmentation = augmentation or Augmentation()
     check_seed(seed)
     samples, labelled = open_labelled(train), None
-    _check_labels(samples, settings, with_transfer=transfer is not None)
     if transfer is not None:
         if all(isinstance(term, CeTerm) for term in settings.loss_terms()):
             raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
         labelled = len(samples)
         samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
+    _check_labels(samples, settings)
     device = best_device()
     asked = _teacher(teacher)
     student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
@@ -131,15 +131,13 @@ def distill(
         )
 
 
-def _check_labels(samples: Samples, settings: DistillSettings, *, with_transfer: bool) -> None:
-    """Refuse labels that occur together where a sample's one class is asked for."""
+def _check_labels(samples: Samples, settings: DistillSettings) -> None:
+    """Refuse labels that occur together where a term asks for a sample's one class."""
     if samples.labels is None or samples.labels.ndim == 1:
         return
     asking = [f"the term {term.kind!r}" for term in settings.terms if isinstance(term, DkdTerm)]
     if settings.confidence.only_correct:
         asking.append("confidence.only_correct")
-    if with_transfer:
-        asking.append("a training with transfer samples")
     if asking:
         raise DataError(f"{samples.name}: several classes a sample; {' and '.join(asking)} must know the one class")
 
@@ -203,20 +201,11 @@ def stored_answers(
         taps=[theirs for _, theirs in settings.pairs],
         views=views,
         top_k=settings.cache.top_k,
-        temperatures=_temperatures(settings),
         replace=replaces,
         device=best_device(),
         progress=progress,
     )
     return answers, replayed
-
-
-def _temperatures(settings: DistillSettings) -> list[float]:
-    """Return those at which the terms look at a teacher's answers, from 1 on: where the bound of a tail holds."""
-    values = (
-        getattr(term, name, None) for term in settings.loss_terms() for name in ("temperature", "temperature_end")
-    )
-    return sorted({value for value in values if value is not None and value >= 1}) or [1.0]
 
 
 def check_terms(

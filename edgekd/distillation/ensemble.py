@@ -113,6 +113,11 @@ class Teachers:
         if self._weighting == "entropy":
             shares = shares * entropy_weights(logits)
         elif self._labels is not None and self._weighting == "confidence":
+            if int(positions.max()) >= len(self._labels):
+                raise UsageError(
+                    f"teachers weighed by confidence were given {len(self._labels)} labels, and are asked about "
+                    f"sample {int(positions.max())}; transfer samples have no labels: weigh by entropy"
+                )
             shares = shares * confidence_weights(logits, self._labels[positions].to(logits.device))
         return (shares / shares.sum(dim=0)).expand(logits.shape[:2])
 

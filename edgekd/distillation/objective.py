@@ -107,7 +107,8 @@ class TeacherObjective:
         labels, labelled = step.labels, None
         if self._labelled is not None:
             labelled = (step.positions < self._labelled).to(labels.device)
-            labels = torch.where(labelled, labels, answers.argmax(dim=1))
+            if labels.ndim == 1:
+                labels = torch.where(labelled, labels, answers.argmax(dim=1))
         lesson = Lesson(
             logits=step.logits,
             labels=labels,

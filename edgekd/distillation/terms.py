@@ -162,12 +162,7 @@ def _dkd(settings: DkdTerm, lesson: Lesson) -> Tensor:
 
 def _ce(settings: CeTerm, lesson: Lesson) -> Tensor:
     """Return the mean over the samples that have labels."""
-    logits, labels, known = lesson.logits, lesson.labels, lesson.labelled
-    if known is not None:
-        if not known.any():
-            return logits.sum() * 0
-        logits, labels = logits[known], labels[known]
-    return label_loss(logits, labels, settings.label_smoothing)
+    return label_loss(lesson.logits, lesson.labels, settings.label_smoothing, lesson.labelled)
 
 
 RESPONSES: dict[type, Callable[[Any, Lesson], Tensor]] = {

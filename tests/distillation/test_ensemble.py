@@ -121,6 +121,14 @@ def test_impossible_ensembles_are_refused(arguments: dict[str, Any], message: st
         Teachers([fixed(LOGITS[0], name) for name in names], **arguments)
 
 
+def test_a_sample_without_a_label_cannot_be_held_against_it() -> None:
+    teachers = Teachers(
+        [fixed(LOGITS[0], "a"), fixed(LOGITS[1], "b")], weighting="confidence", labels=LABELS.numpy()[:3]
+    )
+    with pytest.raises(UsageError, match="given 3 labels, and are asked about sample 4"):
+        asked(teachers)
+
+
 def test_teachers_of_other_classes_are_refused() -> None:
     with pytest.raises(ModelError, match="all must know the same classes"):
         asked(Teachers([fixed(LOGITS[0], "a"), fixed(LOGITS[0, :, :3], "b")]))
