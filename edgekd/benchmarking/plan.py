@@ -15,16 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEFAULT_DURATION_S = 2.0
+FEWEST_FRAMES = 44  # the least that bound p90
 MOST_THREADS = 256  # onnxruntime starts them all; some thousands are more than a system grants a process
 
 
 @dataclass(frozen=True, kw_only=True)
+class Session:
+    """Options of an onnxruntime session.
+
+    Attributes:
+        arena: It keeps the memory of freed tensors for the next ones.
+        spinning: Its idle threads wait for work in a loop instead of asleep.
+    """
+
+    arena: bool = True
+    spinning: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One model with one number of threads."""
+    """One model with one number of threads and one session's options."""
 
     path: str
     sha256: str
     threads: int
+    session: Session = Session()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +53,7 @@ class Plan:
         runs: Least number of timed runs of the blocks of each repetition.
         data: An .npz with the inputs, or None.
         dims: Sizes of dynamic axes by name.
+        rate_per_s: How often inputs come in; None for one after the other. Runs are then inputs.
     """
 
     entries: tuple[Entry, ...]
@@ -46,6 +62,7 @@ class Plan:
     runs: tuple[int, ...]
     data: Path | None
     dims: Mapping[str, int]
+    rate_per_s: float | None = None
 
     def order(self, repetition: int) -> Sequence[int]:
         """Return the entries, by index, in the order in which a repetition measures them: A B, then B A, A B, ...
@@ -66,8 +83,12 @@ def make_plan(
     repeats: int,
     data: str | Path | None,
     dims: Mapping[str, int],
+    arena: bool = True,
+    rate_per_s: float | None = None,
 ) -> Plan:
-    """Check what `bench` was asked for and settle what it left open.
+    """Check what `bench` or `pace` was asked for and settle what it left open.
+
+    With a rate, each model is measured with threads that spin and with threads that do not.
 
     Raises:
         UsageError: an argument is impossible.
@@ -83,6 +104,7 @@ def make_plan(
     _check(duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}")
     _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")
     _check(repeats >= 2 and repeats % 2 == 0, f"repeats: expected an even number from 2 on, got {repeats}")
+    _check(rate_per_s is None or 0 < rate_per_s < math.inf, f"rate: expected inputs a second, got {rate_per_s}")
     for name, size in dims.items():
         _check(size >= 1, f"size of the axis {name!r}: expected 1 or more, got {size}")
     if data is not None and not Path(data).is_file():
@@ -90,14 +112,25 @@ def make_plan(
     files = [(str(path), sha256_file(Path(path), ModelError)) for path in paths]
     if runs is not None and runs < repeats:
         repeats = max(1, runs // 2 * 2)
-    total = runs or runs_needed(0.5)
+    if rate_per_s is None:
+        total, block_s = runs or runs_needed(0.5), 0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats
+    else:
+        asked = math.ceil((duration_s or DEFAULT_DURATION_S) * rate_per_s)
+        total, block_s = runs or max(asked, FEWEST_FRAMES), 0.0
+    spinning = (True,) if rate_per_s is None else (True, False)
     return Plan(
-        entries=tuple(Entry(path=path, sha256=sha256, threads=count) for count in threads for path, sha256 in files),
+        entries=tuple(
+            Entry(path=path, sha256=sha256, threads=count, session=Session(arena=arena, spinning=spins))
+            for count in threads
+            for path, sha256 in files
+            for spins in spinning
+        ),
         repeats=repeats,
-        duration_s=0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats,
+        duration_s=block_s,
         runs=tuple(total // repeats + (block < total % repeats) for block in range(repeats)),
         data=None if data is None else Path(data),
         dims=dict(dims),
+        rate_per_s=rate_per_s,
     )
 
 

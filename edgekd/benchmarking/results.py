@@ -120,6 +120,10 @@ class ModelResult:
             `edgekd/benchmarking/runner.py` for what they mean.
         ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
         samples_per_s: Throughput: the extent of the first input's first axis, over the mean latency.
+        session: Options of the session: `arena` and `spinning`; None in a result of an earlier version.
+        resident_bytes: What is resident after the timed runs, in bytes, median over the repetitions: `anonymous` (the
+            process's own), `file` (libraries and mapped files), `pss` (shared pages divided among those that share
+            them); None where the device does not tell.
     """
 
     path: str
@@ -135,6 +139,8 @@ class ModelResult:
     memory_bytes: Mapping[str, int | None] | None
     ratio_to_first: PairedRatio | None
     samples_per_s: float | None = None
+    session: Mapping[str, bool] | None = None
+    resident_bytes: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ edgekd. One process is one measurement, because memory arenas and library pages 
 JOB: `model` (path), `sha256` (hex, checked before the model is loaded), `threads` (intra-op; inter-op is 1),
 `data` (path of an .npz, or null), `dims` (sizes of dynamic axes by name; others are 1), `seed`, `runs` and
 `duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones),
-`journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null).
+`journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null), and
+optionally `session`: `{"arena": bool, "spinning": bool}`, whether the session keeps freed tensors for the next ones,
+and whether its idle threads spin; both true by default, as onnxruntime has them.
 
 A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
 `{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
@@ -20,6 +22,8 @@ RESULT: the figures, or `{"error": {"kind": "model" | "data" | "device", "messag
 Memory is resident memory. `interpreter`, `import` and `session` are what is held at the end of that phase;
 `session_peak`, `first_run` and `steady` are the highest during session creation, the first run and the timed
 runs; `peak` is the highest of all. What this system cannot measure is null and named in `unavailable`.
+`resident_bytes` says what is resident after the timed runs: `anonymous` (the process's own), `file` (libraries and
+mapped files), and `pss`: all of it, what is shared with other processes divided among them.
 """
 
 from __future__ import annotations
@@ -124,14 +128,29 @@ def reset_peak() -> bool:
     return True
 
 
+def read_resident(process: str = "/proc/self") -> dict[str, int | None]:
+    """Return what is resident, in bytes, by kind; see proc(5), status and smaps_rollup."""
+    status = _read_kilobytes(process + "/status")
+    return {
+        "anonymous": status.get("RssAnon"),
+        "file": status.get("RssFile"),
+        "pss": _read_kilobytes(process + "/smaps_rollup").get("Pss"),
+    }
+
+
 def _read_proc_status() -> tuple[int | None, int | None]:
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None, None
-    fields = (line.partition(":") for line in text.splitlines())
-    found = {name: int(value.split()[0]) * 1024 for name, _, value in fields if name in ("VmRSS", "VmHWM")}
+    found = _read_kilobytes("/proc/self/status")
     return found.get("VmRSS"), found.get("VmHWM")
+
+
+def _read_kilobytes(path: str) -> dict[str, int]:
+    """Return the lines of a file of /proc that give kilobytes, in bytes by name; none where it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in text.splitlines() if line.endswith(" kB"))
+    return {name: int(value.split()[0]) * 1024 for name, _, value in fields}
 
 
 if sys.platform == "win32":
@@ -195,9 +214,16 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def open_session(runtime: Any, model: str, threads: int) -> Any:
-    """Create the session: CPU, all optimisations, `threads` intra-op threads and one inter-op thread."""
+def open_session(runtime: Any, model: str, threads: int, session: dict[str, bool] | None = None) -> Any:
+    """Create the session: CPU, all optimisations, `threads` intra-op threads and one inter-op thread.
+
+    `session` is the job's: whether there is an arena, and whether idle threads spin.
+    """
+    chosen = {"arena": True, "spinning": True, **(session or {})}
     options = runtime.SessionOptions()
+    options.enable_cpu_mem_arena = chosen["arena"]
+    if not chosen["spinning"]:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -368,7 +394,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     runtime = import_runtime()
     memory.settled("import")
     with memory.highest("session_peak"):
-        session, load_ms = time_once(lambda: open_session(runtime, job["model"], job["threads"]))
+        session, load_ms = time_once(lambda: open_session(runtime, job["model"], job["threads"], job.get("session")))
     memory.settled("session")
     feeds = make_feeds(session, job)
 
@@ -397,6 +423,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         raise refusal(error, "the model loads but cannot run") from error
     result["memory_bytes"] = memory.phases
+    result["resident_bytes"] = read_resident()
     result["unavailable"] = memory.unavailable()
     result["cpu_s"] = time.process_time()
     return result
@@ -438,11 +465,16 @@ def write_result(path: str, result: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def main(job_path: str, result_path: str) -> int:
+def do(job: dict[str, Any]) -> dict[str, Any]:
+    """Return what a job asks for."""
+    return answer(job) if "answers" in job else measure(job)
+
+
+def main(job_path: str, result_path: str, work: Callable[[dict[str, Any]], dict[str, Any]] = do) -> int:
     """Do the job in one file, write the result to another, and return the exit status."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     try:
-        result, status = answer(job) if "answers" in job else measure(job), 0
+        result, status = work(job), 0
     except JobError as error:
         result, status = {"schema": SCHEMA, "error": {"kind": error.kind, "message": str(error)}}, 1
     except MemoryError as error:
@@ -456,4 +488,4 @@ def main(job_path: str, result_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2]))

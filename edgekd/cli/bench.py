@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from edgekd.benchmarking.pacing import PacedResult
     from edgekd.benchmarking.results import BenchResult
     from edgekd.progress import Progress
 
@@ -32,6 +34,19 @@ class Seconds(click.ParamType[float]):
         if match is None or float(match[1]) == 0:
             self.fail(f"{value!r}: expected a duration such as 10s, 500ms or 2m", param, ctx)
         return float(match[1]) * _UNITS_S[match[2]]
+
+
+class Rate(click.ParamType[float]):
+    """How often inputs come in, such as `10/s`."""
+
+    name = "rate"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return it in inputs a second."""
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)/s", str(value))
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r}: expected a rate such as 10/s or 0.5/s", param, ctx)
+        return float(match[1])
 
 
 class Counts(click.ParamType[tuple[int, ...]]):
@@ -79,6 +94,13 @@ class Dimension(click.ParamType[tuple[str, int]]):
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Number of runs of one model.")
 @click.option("--data", type=options.FILE, metavar="FILE.npz", help="Inputs; made up from their types by default.")
 @click.option("--dim", "dims", type=Dimension(), multiple=True, metavar="AXIS=N", help="Extent of a free axis.")
+@click.option("--rate", type=Rate(), metavar="10/s", help="Measure at this pace of inputs, as of a camera.")
+@click.option(
+    "--arena",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    help="Whether the memory of freed tensors is kept for the next ones.  [default: on]",
+)
 @options.json_file
 def command(
     models: tuple[Path, ...],
@@ -88,22 +110,30 @@ def command(
     runs: int | None,
     data: Path | None,
     dims: tuple[tuple[str, int], ...],
+    rate: float | None,
+    arena: str,
     json_path: Path | None,
 ) -> None:
     """Measure latency and memory of models.
 
     Each model runs in fresh processes, in turn with the others; later ones are compared with the first. Several
     devices measure at the same time; --json FILE.json then writes FILE.NAME.json for each.
+
+    With --rate inputs come in at that pace. Each model then has two rows, with threads that spin while they wait and
+    with threads that sleep: how late its answers are, how many deadlines it misses, and what CPU time it takes.
     """
     from edgekd.benchmarking.bench import bench
+    from edgekd.benchmarking.pacing import pace
     from edgekd.benchmarking.parallel import on_devices
     from edgekd.cli import ui
 
     if duration is not None and runs is not None:
         raise click.UsageError("give either --duration or --runs")
 
-    def measure(device: str, progress: Progress) -> BenchResult:
-        return bench(
+    verb = bench if rate is None else partial(pace, rate_per_s=rate)
+
+    def measure(device: str, progress: Progress) -> BenchResult | PacedResult:
+        return verb(
             models,
             device=device,
             threads=threads,
@@ -111,6 +141,7 @@ def command(
             runs=runs,
             data=data,
             dims=dict(dims),
+            arena=arena == "on",
             progress=progress,
         )
 
@@ -142,11 +173,12 @@ def _place(json_path: Path | None, device: str, *, alone: bool) -> Path | None:
     return json_path.with_name(f"{json_path.stem}.{device}{json_path.suffix}")
 
 
-def _show(result: BenchResult, models: Sequence[Path], json_path: Path | None) -> None:
+def _show(result: BenchResult | PacedResult, models: Sequence[Path], json_path: Path | None) -> None:
     from edgekd.cli import ui
     from edgekd.doctor import saturation_note
 
     content = result.to_json()
-    options.show_and_write(lambda: ui.bench_table(content), json_path, content)
+    table = ui.paced_table if "rate_per_s" in content else ui.bench_table
+    options.show_and_write(lambda: table(content), json_path, content)
     for model in models:
         options.tell(ui.progress(), saturation_note(model, content["device"]["target"]))

@@ -349,6 +349,29 @@ def bench_table(content: Mapping[str, Any]) -> None:
     say(conditions_text(content["conditions"]))
 
 
+def paced_table(content: Mapping[str, Any]) -> None:
+    """Print what every model does at a pace of inputs."""
+    columns = ("model", "threads", "spin", "p50", "p90", "p90 bound", "run p50", "missed deadlines", "CPU")
+    rows = [
+        (
+            model["path"],
+            str(model["threads"]),
+            "on" if model["session"]["spinning"] else "off",
+            milliseconds(model["latency_ms"], "p50"),
+            milliseconds(model["latency_ms"], "p90"),
+            milliseconds(model["latency_ms"], "p90_upper"),
+            milliseconds(model["run_ms"], "p50"),
+            f"{model['late'] + model['skipped']} of {model['due']}",
+            f"{model['cpu_share']:.1%}",
+        )
+        for model in content["models"]
+    ]
+    device, verdict = content["device"], content["conditions"]["verdict"]
+    pace = f"{content['rate_per_s']:g} inputs a second"
+    table(f"{device['name']} ({device['target']}), {pace}, conditions: {verdict}", columns, rows)
+    say(conditions_text(content["conditions"]))
+
+
 def comparison_text(content: Mapping[str, Any]) -> None:
     """Print a line for each model of a comparison."""
     for change in content["models"]:

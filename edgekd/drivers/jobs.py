@@ -10,7 +10,7 @@ from edgekd.errors import DataError, DeviceError, ModelError
 from edgekd.temporary import temporary_folder, temporary_room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgekd.drivers.protocol import Driver
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _KINDS: Final[dict[str, type[EdgekdError]]] = {"model": ModelError, "data": DataError, "device": DeviceError}
 
 
-def run_job(driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapping[str, str]) -> dict[str, Any]:
+def run_job(
+    driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapping[str, str], beside: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a job on an open driver and return its result.
 
     Args:
@@ -27,6 +29,7 @@ def run_job(driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapp
         script: Takes the names of a job file and a result file. A result may be an error of some kind.
         job: What to do, as JSON; paths in it are the device's.
         subjects: What a message of each kind (`model`, `data`, `device`) begins with, such as the user's path.
+        beside: Modules that the script imports, by their names in its folder.
 
     Raises:
         ModelError, DataError, DeviceError: as the script says, or `DeviceError` if it says nothing.
@@ -36,7 +39,7 @@ def run_job(driver: Driver, script: Path, job: Mapping[str, Any], subjects: Mapp
         job_file, result_file = folder / "job.json", folder / "result.json"
         with temporary_room():
             job_file.write_text(json.dumps(job, allow_nan=False), encoding="utf-8")
-        finished = driver.run(driver.push(script), [driver.push(job_file), result_name])
+        finished = driver.run(driver.push(script, beside), [driver.push(job_file), result_name])
         try:
             driver.pull(result_name, result_file)
         except DeviceError as error:

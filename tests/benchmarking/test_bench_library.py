@@ -56,7 +56,7 @@ def nothing_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise AssertionError("a measurement was started")
 
-    monkeypatch.setattr(bench_module, "_measure", refuse)
+    monkeypatch.setattr(bench_module, "measure", refuse)
 
 
 def test_two_models_interleaved(tmp_path: Path, make_model: MakeModel) -> None:

@@ -310,3 +310,54 @@ def test_telemetry_is_off_before_onnxruntime_is_imported(tmp_path: Path) -> None
     error = json.loads((tmp_path / "result.json").read_text())["error"]
     assert error["kind"] == "device"
     assert error["message"].endswith("telemetry disabled: 1")
+
+
+class Options:
+    """Takes the options of a session, as onnxruntime's SessionOptions does."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+        self.enable_cpu_mem_arena = True
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+
+@pytest.mark.parametrize(
+    ("session", "arena", "entries"),
+    [
+        (None, True, {}),
+        ({"arena": True, "spinning": True}, True, {}),
+        ({"arena": False, "spinning": True}, False, {}),
+        ({"spinning": False}, True, {"session.intra_op.allow_spinning": "0"}),
+    ],
+)
+def test_the_session_has_the_jobs_options(
+    session: dict[str, bool] | None, arena: bool, entries: dict[str, str]
+) -> None:
+    made: list[Options] = []
+    runtime = SimpleNamespace(
+        SessionOptions=Options,
+        GraphOptimizationLevel=SimpleNamespace(ORT_ENABLE_ALL=99),
+        InferenceSession=lambda _model, options, **_: made.append(options),
+    )
+    runner.open_session(runtime, "m.onnx", 2, session)
+    assert (made[0].enable_cpu_mem_arena, made[0].entries) == (arena, entries)
+
+
+@on_linux
+def test_what_is_resident_by_kind(tmp_path: Path, make_model: MakeModel) -> None:
+    status, found = run(tmp_path, job_for(make_model(), session={"arena": False, "spinning": True}))
+    kinds = found["resident_bytes"]
+    assert (status, set(kinds)) == (0, {"anonymous", "file", "pss"})
+    total = kinds["anonymous"] + kinds["file"]
+    assert abs(total - found["memory_bytes"]["steady"]) < found["memory_bytes"]["steady"] / 4
+    assert kinds["anonymous"] <= kinds["pss"] + SLACK_BYTES
+    assert kinds["pss"] <= total + SLACK_BYTES
+
+
+def test_what_proc_does_not_tell_is_null(tmp_path: Path) -> None:
+    assert runner.read_resident(str(tmp_path)) == {"anonymous": None, "file": None, "pss": None}
+    (tmp_path / "status").write_text("Name:\tpython\nRssAnon:\t  20 kB\nRssFile:\t   4 kB\nThreads:\t1\n")
+    (tmp_path / "smaps_rollup").write_text("00400000-7ffd [rollup]\nRss:  24 kB\nPss:   21 kB\n")
+    assert runner.read_resident(str(tmp_path)) == {"anonymous": 20 * 1024, "file": 4 * 1024, "pss": 21 * 1024}

@@ -73,6 +73,17 @@ def test_the_version(line: Line) -> None:
     assert edgekd.__version__ in line("--version")
 
 
+def test_bench_at_a_pace(line: Line, model: Path, tmp_path: Path) -> None:
+    table = line("bench", model, "--rate", "100/s", "--runs", "2", "--arena", "off", "--json", "p.json")
+    assert "100 inputs a second" in table
+    assert "of 2" in table
+    assert "throttling" in table
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert [row["session"] for row in written["models"]] == [
+        {"arena": False, "spinning": spinning} for spinning in (True, False)
+    ]
+
+
 def test_quantize_evaluate_and_bench_by_file(line: Line, model: Path, data: Path, tmp_path: Path) -> None:
     said = line("quantize", model, "--calibration", data, "--evaluation", data, "-o", "q.onnx", "--json", "q.json")
     assert "q.onnx" in said
@@ -231,6 +242,10 @@ def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
         (["bench", "net.onnx", "--duration", "soon"], 2, "expected a duration such as 10s"),
         (["bench", "net.onnx", "--threads", "0"], 2, "expected numbers of threads"),
         (["bench", "net.onnx", "--dim", "batch=0"], 2, "expected an axis and its extent"),
+        (["bench", "net.onnx", "--rate", "0/s"], 2, "expected a rate such as 10/s"),
+        (["bench", "net.onnx", "--rate", "10"], 2, "expected a rate such as 10/s"),
+        (["bench", "net.onnx", "--rate", "10/s", "--device", "qemu-cortex-a53"], 2, "is emulated"),
+        (["bench", "net.onnx", "--arena", "maybe"], 2, "'maybe' is not one of"),
         (["bench", "net.onnx", "--runs", "5", "--duration", "1s"], 2, "either --duration or --runs"),
         (["export", "absent.safetensors", "--model", "resnet8", "-o", "m.onnx"], 3, "absent.safetensors"),
         (["devices", "show", "phone"], 2, "unknown device 'phone'"),

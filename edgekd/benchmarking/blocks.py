@@ -1,0 +1,142 @@
+"""Blocks on a device: a model is tried there once, then measured in fresh processes, in repetitions."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.benchmarking.conditions import Span
+from edgekd.benchmarking.shipping import PACED, RUNNER, ship_model
+from edgekd.errors import DeviceError, UsageError
+from edgekd.temporary import temporary_folder
+from edgekd.text import counted, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgekd.benchmarking.plan import Entry, Plan
+    from edgekd.drivers import Driver
+    from edgekd.progress import Progress, Task
+
+RETAKES = 3
+_SEED = 0
+
+# What the runner says of one block; see the head of runner.py for the keys.
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """Where a model is on the device, and what its first run there said."""
+
+    place: str
+    block: Block
+
+
+def rehearse(driver: Driver, plan: Plan) -> dict[str, Tried]:
+    """Load and run every model once on the device, so that a faulty one is found before anything is measured."""
+    tried: dict[str, Tried] = {}
+    for entry in {entry.path: entry for entry in plan.entries}.values():
+        place = ship_model(driver, Path(entry.path))
+        tried[entry.path] = Tried(place=place, block=run_block(driver, plan, entry, place, rehearsal=True))
+    known = {name for one in tried.values() for name in one.block["dynamic_axes"]}
+    for name in plan.dims:
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"no model has a dynamic axis {name!r}{nearest(name, known)}; named axes: {has}")
+    return tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """One block of every entry, in the order of the entries, and the circumstances."""
+
+    blocks: Sequence[Block]
+    span: Span
+
+
+def measure(
+    driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: Progress
+) -> tuple[list[Repetition], int]:
+    """Measure all repetitions in the order of the plan; return them, and how many were measured again."""
+    kept: list[Repetition] = []
+    retaken = 0
+    with progress.task("bench", plan.repeats * len(plan.entries)) as task:
+        again: str | None = None
+        while len(kept) < plan.repeats:
+            repetition = _repeat(driver, plan, tried, len(kept), task, again=again)
+            again = repetition.span.taint if retaken < RETAKES else None
+            if again is not None:
+                retaken += 1
+            else:
+                kept.append(repetition)
+    return kept, retaken
+
+
+def _repeat(
+    driver: Driver, plan: Plan, tried: Mapping[str, Tried], repetition: int, task: Task, *, again: str | None
+) -> Repetition:
+    """Measure one block of every entry; `again` says what had spoilt it before."""
+    before, start = driver.probe(), time.monotonic()
+    blocks: dict[int, Block] = {}
+    for index in plan.order(repetition):
+        entry = plan.entries[index]
+        blocks[index] = run_block(driver, plan, entry, tried[entry.path].place, repetition=repetition)
+        waits = "" if entry.session.spinning else ", not spinning"
+        note = f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}{waits}"
+        task.advance(0 if again else 1, f"{note}, again: {again}" if again else note)
+    own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
+    span = Span(before=before, after=driver.probe(), own_cpu_s=own_cpu_s, elapsed_s=time.monotonic() - start)
+    return Repetition(blocks=[blocks[index] for index in range(len(plan.entries))], span=span)
+
+
+def run_block(
+    driver: Driver, plan: Plan, entry: Entry, place: str, *, repetition: int = 0, rehearsal: bool = False
+) -> Block:
+    """Measure one block of an entry, or with `rehearsal` run it once only.
+
+    Raises:
+        ModelError, DataError, DeviceError: as the device says; the last tells how many timed runs had been made.
+    """
+    from edgekd.drivers.jobs import run_job
+
+    is_paced = plan.rate_per_s is not None and not rehearsal
+    journal = None if rehearsal or is_paced or driver.on_this_machine else f"samples-{uuid.uuid4().hex}.jsonl"
+    job: dict[str, Any] = {
+        "model": place,
+        "sha256": entry.sha256,
+        "threads": entry.threads,
+        "data": None if plan.data is None else driver.push(plan.data),
+        "dims": dict(plan.dims),
+        "seed": _SEED,
+        "runs": plan.runs[repetition],
+        "duration_s": plan.duration_s,
+        "rehearsal": rehearsal,
+        "journal": journal,
+        "session": asdict(entry.session),
+    }
+    subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}
+    if is_paced:
+        return run_job(driver, PACED, {**job, "rate_per_s": plan.rate_per_s}, subjects, [RUNNER.name])
+    try:
+        return run_job(driver, RUNNER, job, subjects)
+    except DeviceError as error:
+        if journal is None:
+            raise
+        done = counted(_journalled(driver, journal), "timed run")
+        raise DeviceError(f"{error} ({done} had been made)") from error
+
+
+def _journalled(driver: Driver, journal: str) -> int:
+    """Return how many timed runs a failed process left in its journal."""
+    with temporary_folder() as folder:
+        try:
+            driver.pull(journal, folder / journal)
+        except DeviceError:
+            return 0  # none, or the device is gone
+        lines = (folder / journal).read_text(encoding="ascii").splitlines()
+    return sum(len(json.loads(line)["samples_ms"]) for line in lines if line.endswith("}"))
