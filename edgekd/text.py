@@ -140,10 +140,10 @@ def fact_text(value: object) -> str:
     if value is None:
         return "unavailable"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {'none' if item is None else item}" for key, item in value.items()) or "none"
+        return ", ".join(f"{key} {'none' if item is None else fact_text(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
+        return ", ".join(map(fact_text, value)) or "none"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def conditions_text(conditions: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from edgekd.text import counted, nearest
+from edgekd.text import counted, fact_text, nearest
 
 
 def test_the_nearest_known_word_is_never_the_word_itself() -> None:
@@ -11,3 +11,11 @@ def test_the_nearest_known_word_is_never_the_word_itself() -> None:
 
 def test_counted_words() -> None:
     assert [counted(n, "sample") for n in (0, 1, 1000)] == ["0 samples", "1 sample", "1,000 samples"]
+
+
+def test_facts_of_a_device_in_words() -> None:
+    assert fact_text(None) == "unavailable"
+    assert fact_text(8.47705078125) == "8.48"
+    assert fact_text({"python": 0.996, "sshd": None}) == "python 1.00, sshd none"
+    assert fact_text([1500, 2400.5]) == "1500, 2400.50"
+    assert [fact_text(empty) for empty in ({}, [])] == ["none", "none"]
