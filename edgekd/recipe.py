@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from edgekd.settings import MOST, Settings
-from edgekd.terms import AnyTerm, CacheSettings, CeTerm, ConfidenceSettings, KdTerm, PairTerm, TapSettings, Weighting
+from edgekd.terms import (
+    AnyTerm,
+    CacheSettings,
+    CeTerm,
+    ConfidenceSettings,
+    DeepSupervisionTerm,
+    KdTerm,
+    PairTerm,
+    TapSettings,
+    Weighting,
+)
 
 
 def _part(value: object) -> object:
@@ -192,6 +202,23 @@ class TeacherSettings(ModelSettings, TrainingSettings):
         return self
 
 
+class SynthesisSettings(Settings):
+    """Images made from the teacher's batch normalisations: DeepInversion (Yin et al. 2020, arXiv:1912.08795)."""
+
+    samples: Count = 2000
+    """Images to make, as many of each class."""
+    batch: int = Field(default=250, ge=2, le=1_000_000)
+    """Images that are made together: their common statistics are held against the teacher's."""
+    steps: Count = 500
+    """Steps of Adam for a batch of images."""
+    learning_rate: float = Field(default=0.1, ge=1e-12, le=1000)
+    """Of the images' pixels, in units of the network's input; it falls to zero on half a cosine."""
+    statistics: float = Field(default=1.0, ge=0, le=1e6)
+    """Weight of the distance from the teacher's statistics, beside the cross-entropy with the wanted class."""
+    smoothness: float = Field(default=0.01, ge=0, le=1e6)
+    """Weight of the mean squared difference of neighbouring pixels."""
+
+
 class DistillSettings(TrainingSettings):
     """How the student learns: `L = alpha * L_KD + (1 - alpha) * L_CE` (Hinton et al. 2015, arXiv:1503.02531)."""
 
@@ -220,6 +247,16 @@ class DistillSettings(TrainingSettings):
     """Train student and control with so many seeds, from the recipe's on, to show what chance alone changes. The best
     student on the validation split is kept."""
 
+    generations: int = Field(default=1, ge=1, le=100)
+    """Train the student so many times, each time anew, taught by the one before and at first by the teacher:
+    born-again networks (Furlanello et al. 2018, arXiv:1805.04770). The last is kept."""
+
+    @model_validator(mode="after")
+    def _later_generations_have_other_answers(self) -> DistillSettings:
+        if self.generations > 1 and self.cache is not None and self.cache.path is not None:
+            raise ValueError("cache.path names answers of one teacher; each of several generations has its own")
+        return self
+
     @model_validator(mode="after")
     def _terms_are_sound(self) -> DistillSettings:
         if not self.terms:
@@ -244,6 +281,17 @@ class DistillSettings(TrainingSettings):
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs of taps, where a term looks at features; else none."""
         return self.taps.pairs if any(isinstance(term, PairTerm) for term in self.terms) else ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places of the student that terms look at by themselves."""
+        found = [place for term in self.terms if isinstance(term, DeepSupervisionTerm) for place in term.places]
+        return tuple(dict.fromkeys(found))
+
+    def next_generation(self) -> DistillSettings:
+        """Return the settings of a student whose teacher is a student: a place of it is compared with itself."""
+        taps = TapSettings(pairs=tuple((ours, ours) for ours, _ in self.taps.pairs))
+        return self.model_copy(update={"taps": taps})
 
     def loss_terms(self) -> tuple[AnyTerm, ...]:
         """Return the terms of the loss: those given, or KD and cross-entropy weighed by alpha."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgekd.distillation.training import Trained
 
 TRAINING_LIBRARIES = ("numpy", "torch")
+GENERATION = 1000  # between the seeds of two generations: each begins with weights of its own
 
 
 class Training(NamedTuple):
@@ -247,15 +248,30 @@ class Networks:
         )
 
     def student(self, teachers: Sequence[Teaching], seed: int) -> Training:
-        """Return the student, taught by `teachers`."""
-        settings = self.recipe.distill
-        title = self._titled("distil the student", seed)
+        """Return the student, taught by `teachers`; the last of several generations, taught by the one before."""
+        settings, count = self.recipe.distill, self.recipe.distill.generations
+        for number in range(1, count):
+            own = (seed + GENERATION * (number - 1)) % 2**32
+            file = f"generations/student-{seed}-{number}.safetensors"
+            taught = self._student(
+                teachers, settings, file, own, self._titled(f"distil generation {number} of {count}", seed)
+            )
+            teachers, settings = [Teaching(self.recipe.student, taught.weights)], settings.next_generation()
+        own = (seed + GENERATION * (count - 1)) % 2**32
+        last = self._student(
+            teachers, settings, self._place("student", seed), own, self._titled("distil the student", seed)
+        )
+        return last._replace(seed=seed)
+
+    def _student(
+        self, teachers: Sequence[Teaching], settings: DistillSettings, file: str, seed: int, title: str
+    ) -> Training:
         # none of these has a say in what a taught student learns
-        untouched = {"control", "label_smoothing", "seeds"}
+        untouched = {"control", "label_smoothing", "seeds", "generations"}
         weights = {"teacher_weights": [teacher.weight for teacher in teachers]} if len(teachers) > 1 else {}
         return self._trained(
             "student",
-            self._place("student", seed),
+            file,
             self.recipe.student,
             {key: value for key, value in settings.effective().items() if key not in untouched} | weights,
             {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers} | self._transfer_parent(),

@@ -6,7 +6,7 @@ What the terms compute stands in `edgekd.distillation.terms`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -53,6 +53,8 @@ class CacheSettings(Settings):
 
 class TermSettings(Settings):
     """What every term has."""
+
+    asks_teacher: ClassVar[bool] = True  # whether it looks at the teacher's answers
 
     weight: float = Field(default=1.0, ge=0, le=1e6)
     """Factor of the term in the loss."""
@@ -106,6 +108,7 @@ class PairTerm(TermSettings):
 class CeTerm(TermSettings):
     """Cross-entropy with the labels."""
 
+    asks_teacher: ClassVar[bool] = False
     kind: Literal["ce"]
     """Which loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -245,6 +248,20 @@ class CcTerm(PairTerm):
     """`cc`: terms of the kernel's series."""
 
 
+class DeepSupervisionTerm(SoftTerm):
+    """Self-distillation: heads on inner places learn from the last stage (Zhang et al. 2019, arXiv:1905.08094)."""
+
+    asks_teacher: ClassVar[bool] = False
+    kind: Literal["deep-supervision"]
+    """Which loss."""
+    places: tuple[str, ...] = Field(min_length=1, max_length=100)
+    """Dotted module paths in the student, such as `"layer1"`; each gets a head of its own."""
+    temperature: float = Field(default=3.0, ge=0.01, le=1000)
+    """Softens both distributions; the term is multiplied by its square."""
+    last_stage: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the last stage's word against the label's."""
+
+
 AnyTerm = (
     CeTerm
     | KdTerm
@@ -262,6 +279,7 @@ AnyTerm = (
     | SpTerm
     | PktTerm
     | CcTerm
+    | DeepSupervisionTerm
 )
 KINDS: dict[str, type[AnyTerm]] = {
     get_args(term.model_fields["kind"].annotation)[0]: term for term in get_args(AnyTerm)
@@ -272,5 +290,9 @@ def listed_settings(kind: str) -> list[str]:
     """Return a kind's own settings and its weight with their defaults, `"weight = 1.0"` each."""
     fields = KINDS[kind].model_fields
     left_out = {"kind", *TermSettings.model_fields} - {"weight"}
-    defaults = {name: field.default for name, field in fields.items() if name not in left_out}
+    defaults = {
+        name: "required" if field.is_required() else field.default
+        for name, field in fields.items()
+        if name not in left_out
+    }
     return [f"{name} = {'none' if value in (None, ()) else value}" for name, value in sorted(defaults.items())]

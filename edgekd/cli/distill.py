@@ -20,7 +20,7 @@ def _list_kinds(context: click.Context, parameter: click.Parameter, wanted: bool
     from edgekd.terms import KINDS, listed_settings
 
     for kind, term in KINDS.items():
-        ui.say(f"{kind:<14}{', '.join(listed_settings(kind))}\n{'':<14}{term.__doc__}")
+        ui.say(f"{kind:<18}{', '.join(listed_settings(kind))}\n{'':<18}{term.__doc__}")
     ui.say("\nEvery kind has weight, weight_end, start and stop; what they mean stands in docs/recipe.md.")
     context.exit()
 

@@ -54,6 +54,17 @@ def _pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
     return features if features.shape[2:] == size else F.adaptive_avg_pool2d(features, size)
 
 
+def pooled(features: Tensor) -> Tensor:
+    """Return features (N, channels): maps are averaged over their pixels, tokens over the tokens."""
+    axes = {4: (2, 3), 3: (1,), 2: ()}.get(features.ndim)
+    if axes is None:
+        raise ModelError(
+            f"distill.terms: features of shape {('N', *features.shape[1:])}; a head takes maps (N, channels, height, "
+            "width), tokens (N, tokens, channels) or vectors (N, channels)"
+        )
+    return features.mean(dim=axes) if axes else features
+
+
 def channels(shape: tuple[int, ...]) -> int:
     """Return the number of channels of features of that shape, first axis samples."""
     return shape[1] if len(shape) == 4 else shape[-1]

@@ -26,7 +26,7 @@ from edgekd.distillation.training import Augmentation, check_seed, open_labelled
 from edgekd.errors import DataError, UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
-from edgekd.terms import CeTerm, DkdTerm
+from edgekd.terms import DkdTerm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,14 +94,14 @@ def distill(
     check_seed(seed)
     samples, labelled = open_labelled(train), None
     if transfer is not None:
-        if all(isinstance(term, CeTerm) for term in settings.loss_terms()):
+        if not any(term.asks_teacher for term in settings.loss_terms()):
             raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
         labelled = len(samples)
         samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
     _check_labels(samples, settings)
     device = best_device()
     asked = _teacher(teacher)
-    student_taps, teacher_taps = ([pair[side] for pair in settings.pairs] for side in (0, 1))
+    teacher_taps = [theirs for _, theirs in settings.pairs]
     if settings.cache is not None:
         folder = settings.cache.path or cache_folder
         if folder is None:
@@ -114,14 +114,14 @@ def distill(
     with ExitStack() as open_things:
         ask = open_things.enter_context(asked.ready(device, teacher_taps))
         open_things.enter_context(placed(student, device))
-        taps = open_things.enter_context(tapped(student, student_taps))
+        taps = open_things.enter_context(tapped(student, _student_taps(settings)))
         probe = next(batches.view(0, 0, 2, 2))
         terms = _terms(settings, student, taps, ask, probe.inputs.to(device), probe.positions, seed)
         return train_network(
             student,
             samples,
             validation,
-            TeacherObjective(terms, ask, taps, settings.confidence, labelled),
+            TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places),
             settings=settings,
             augmentation=augmentation,
             seed=seed,
@@ -230,7 +230,7 @@ def check_terms(
     asked = _teacher(teacher)
     with (
         asked.ready(device, [pair[1] for pair in settings.pairs]) as ask,
-        tapped(student, [pair[0] for pair in settings.pairs]) as taps,
+        tapped(student, _student_taps(settings)) as taps,
     ):
         _terms(settings, student, taps, ask, inputs, torch.arange(2), 0)
 
@@ -247,13 +247,20 @@ def _terms(
     """Build the terms; where they compare features, find the shapes by a dry run of two samples in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        shapes: list[tuple[Shape, Shape]] = []
-        if settings.pairs:
-            was_training = student.training
-            student.eval()
-            with torch.no_grad():
-                run_logits(student, inputs, "the student")
-            student.train(was_training)
-            theirs = ask(inputs, positions, 0).features
-            shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(taps.take(), theirs, strict=True)]
-        return [build_term(term, shapes) for term in settings.loss_terms()]
+        if not settings.pairs and not settings.places:
+            return [build_term(term, []) for term in settings.loss_terms()]
+        was_training = student.training
+        student.eval()
+        with torch.no_grad():
+            classes = run_logits(student, inputs, "the student").shape[1]
+        student.train(was_training)
+        ours: list[Shape] = [tuple(found.shape) for found in taps.take()]
+        theirs: list[Shape] = [tuple(found.shape) for found in ask(inputs, positions, 0).features]
+        shapes = list(zip(ours, theirs, strict=False))
+        places = dict(zip(settings.places, ours[len(theirs) :], strict=True))
+        return [build_term(term, shapes, places, classes) for term in settings.loss_terms()]
+
+
+def _student_taps(settings: DistillSettings) -> list[str]:
+    """Return where the student is looked at: its side of each pair, then the places of its own."""
+    return [*(ours for ours, _ in settings.pairs), *settings.places]

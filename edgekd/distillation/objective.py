@@ -12,7 +12,7 @@ from edgekd.distillation.losses.labels import label_loss
 from edgekd.distillation.losses.response import confidence_weights
 from edgekd.distillation.terms import Lesson, Term
 from edgekd.errors import ModelError
-from edgekd.terms import CeTerm, ConfidenceSettings
+from edgekd.terms import ConfidenceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,15 +77,17 @@ class TeacherObjective:
         taps: Taps,
         confidence: ConfidenceSettings | None = None,
         labelled: int | None = None,
+        places: Sequence[str] = (),
     ) -> None:
         """Bring together who takes part.
 
         Args:
             terms: The loss.
-            ask: Gives the teacher's answers, with a feature for each of the student's taps.
-            taps: The student's.
+            ask: Gives the teacher's answers, with a feature for each of the student's taps but the last.
+            taps: The student's; the last of them are those of `places`.
             confidence: Which answers count; all by default.
             labelled: So many samples have labels, the others, which follow them, have none; None: all have.
+            places: Where the student alone is looked at.
         """
         self.learnt = nn.ModuleList(terms)
         self._terms = list(zip(_names(terms), terms, strict=True))
@@ -93,17 +95,19 @@ class TeacherObjective:
         self._taps = taps
         self._confidence = confidence or ConfidenceSettings()
         self._labelled = labelled
+        self._places = tuple(places)
 
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Return a part for each term that counts now."""
         features = self._taps.take()
         active = [(name, term) for name, term in self._terms if term.settings.counts(step.share)]
-        if all(isinstance(term.settings, CeTerm) for _, term in active):
+        compared = features[: len(features) - len(self._places)]
+        if not any(term.settings.asks_teacher for _, term in active):
             answers, pairs = step.logits.detach(), []
         else:
             answers, found = self._ask(step.inputs, step.positions, step.epoch)
             _check(answers, step.logits)
-            pairs = list(zip(features, found, strict=True))
+            pairs = list(zip(compared, found, strict=True))
         labels, labelled = step.labels, None
         if self._labelled is not None:
             labelled = (step.positions < self._labelled).to(labels.device)
@@ -117,6 +121,7 @@ class TeacherObjective:
             pairs=pairs,
             share=step.share,
             labelled=labelled,
+            places=dict(zip(self._places, features[len(compared) :], strict=True)),
         )
         return {name: term.settings.weight_at(step.share) * term(lesson) for name, term in active}
 

@@ -5,13 +5,13 @@ A new method is a settings class there, a pure function in `losses`, and a few l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
-from edgekd.distillation.adapters import Adapter, channels, same_places
+from edgekd.distillation.adapters import Adapter, channels, pooled, same_places
 from edgekd.distillation.losses import feature, relation, response
 from edgekd.distillation.losses.labels import label_loss
 from edgekd.errors import UsageError
@@ -20,6 +20,7 @@ from edgekd.terms import (
     AttentionTerm,
     CcTerm,
     CeTerm,
+    DeepSupervisionTerm,
     DistTerm,
     DkdTerm,
     HintTerm,
@@ -37,7 +38,7 @@ from edgekd.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -56,6 +57,7 @@ class Lesson:
         pairs: Features of student and teacher, one pair for each pair of taps.
         share: Of the training that is done, in [0, 1).
         labelled: Which labels are there, bool of shape (N,); those of the others are the teacher's. None: all.
+        places: Further features of the student by path.
     """
 
     logits: Tensor
@@ -65,6 +67,7 @@ class Lesson:
     pairs: Sequence[tuple[Tensor, Tensor]]
     share: float
     labelled: Tensor | None = None
+    places: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Term(nn.Module):
@@ -102,6 +105,30 @@ class _Pairs(Term):
         """Return the mean loss over the term's pairs."""
         found = [loss(*lesson.pairs[i]) for i, loss in zip(self._numbers, self._losses, strict=True)]
         return torch.stack(found).mean()
+
+
+class _DeepSupervision(Term):
+    """The mean loss of the heads on a network's inner places."""
+
+    def __init__(self, settings: DeepSupervisionTerm, places: Mapping[str, Shape], classes: int) -> None:
+        super().__init__(settings)
+        widths = [channels(places[place]) for place in settings.places]
+        self._heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)) for width in widths
+        )
+        self._places = settings.places
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        """Return the loss of logits made of features averaged over places or tokens."""
+        settings = self.settings
+        assert isinstance(settings, DeepSupervisionTerm)
+        losses = []
+        for place, head in zip(self._places, self._heads, strict=True):
+            logits = head(pooled(lesson.places[place]))
+            inner = response.kd_loss(logits, lesson.logits, temperature=settings.temperature_at(lesson.share))
+            given = label_loss(logits, lesson.labels, labelled=lesson.labelled)
+            losses.append(settings.last_stage * inner + (1 - settings.last_stage) * given)
+        return torch.stack(losses).mean()
 
 
 class _Hint(nn.Module):
@@ -190,12 +217,19 @@ PAIRS: dict[type, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
 }
 
 
-def build_term(settings: AnyTerm, shapes: Sequence[tuple[Shape, Shape]]) -> Term:
+def build_term(
+    settings: AnyTerm,
+    shapes: Sequence[tuple[Shape, Shape]],
+    places: Mapping[str, Shape] | None = None,
+    classes: int = 0,
+) -> Term:
     """Return a term.
 
     Args:
         settings: Of any kind.
         shapes: Those of student's and teacher's features for each pair of taps, found by a dry run.
+        places: Those of the student's further features by path.
+        classes: How many logits there are, for heads on these.
 
     Raises:
         UsageError: it needs taps and there are none, or one that is not there.
@@ -203,6 +237,8 @@ def build_term(settings: AnyTerm, shapes: Sequence[tuple[Shape, Shape]]) -> Term
     """
     if type(settings) in RESPONSES:
         return _Response(settings, RESPONSES[type(settings)])
+    if isinstance(settings, DeepSupervisionTerm):
+        return _DeepSupervision(settings, places or {}, classes)
     assert isinstance(settings, PairTerm)
     numbers = settings.pairs or range(len(shapes))
     return _Pairs(settings, [PAIRS[type(settings)](settings, *shapes[number]) for number in numbers])

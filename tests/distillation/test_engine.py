@@ -62,7 +62,8 @@ def run(digits: Digits, net: Any, chosen: DistillSettings, teacher: Any = None, 
 def test_every_kind_teaches_and_leaves_nothing_in_the_student(digits: Digits, net: Any, kind: str) -> None:
     student, teacher = net("resnet8x0.25", 1), net("resnet8x0.5")
     names, before = set(student.state_dict()), dump_weights(teacher)
-    pairs = {"pairs": [0]} if kind == "at" else {}  # it needs maps
+    needed = {"at": {"pairs": [0]}, "deep-supervision": {"places": ["layer1", "flatten"]}}  # the former needs maps
+    pairs = needed.get(kind, {})
     trained = run(digits, net, settings({"kind": kind, **pairs}, epochs=6, warmup=0.0), teacher, student=student)
     losses = [epoch.loss for epoch in trained.history]
     assert losses[-1] < losses[0]
