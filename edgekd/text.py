@@ -140,7 +140,8 @@ def fact_text(value: object) -> str:
     if value is None:
         return "unavailable"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {'none' if item is None else fact_text(item)}" for key, item in value.items()) or "none"
+        told = (f"{key} {'none' if item is None else fact_text(item)}" for key, item in value.items())
+        return ", ".join(told) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(fact_text, value)) or "none"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
