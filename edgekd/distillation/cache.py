@@ -247,6 +247,7 @@ def store_answers(
             progress.note(f"teacher cache: {_described(layout)}; {needed / 1e6:.1f} MB of it to write")
             own = missing[processes.rank :: processes.size]
             _fill(folder, layout, own, missing, ask, batches, device, progress)
+        processes.wait()
         if not all(processes.gathered(not _missing(folder, layout))):
             raise UsageError(
                 f"{folder}: the processes do not see each other's answers; put this folder on a file system that all "
