@@ -158,6 +158,8 @@ def conditions_text(conditions: Mapping[str, Any]) -> str:
     }
     if conditions.get("busy_processes"):
         told["busy"] = fact_text(conditions["busy_processes"])
+    if conditions.get("power_sensor", "not read") != "not read":
+        told["power sensor"] = conditions["power_sensor"]
     limits = conditions.get("limits") or {}
     if limits.get("cpus") is not None:
         told["container"] = f"{limits['cpus']:g} cores"
@@ -170,3 +172,11 @@ def _before_and_after(conditions: Mapping[str, Any], key: str, unit: str) -> str
     if not before or not after:
         return "unavailable"
     return f"{max(before.values()):.4g} -> {max(after.values()):.4g} {unit}"
+
+
+def energy_text(energy: Mapping[str, Any] | None) -> str:
+    """Return what an inference costs above idling, such as `12.3 mJ`."""
+    if energy is None:
+        return "-"
+    value = energy["per_inference_mj"]
+    return "not above idle" if value is None else f"{value:.3g} mJ"

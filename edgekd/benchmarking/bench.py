@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from edgekd.benchmarking.blocks import measure, rehearse
 from edgekd.benchmarking.conditions import judge, without_times
+from edgekd.benchmarking.energy import measure_energy
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
 from edgekd.benchmarking.statistics import paired_ratio
@@ -48,7 +49,8 @@ def bench(
     model runs there, and its times and memory would be the emulator's. On others, each of `repeats` blocks of each
     model is measured in a fresh process, the models interleaved. A repetition during which other work kept the
     machine busy, or something slowed its processor down, is measured again, `RETAKES` times in all. Latencies are
-    pooled over the blocks; memory is their median.
+    pooled over the blocks; memory is their median. Where the device has a sensor of power or energy, each model then
+    runs in fresh processes again, and what its inferences cost above an idle baseline is measured.
 
     Args:
         models: ONNX files. The first is the one that others are compared with.
@@ -91,13 +93,15 @@ def bench(
         if driver.emulated:
             return _emulated(plan, tried, driver.probe(), device)
         repetitions, retaken = measure(driver, plan, tried, progress)
+        sensor, energies = measure_energy(driver, plan, tried, progress)
     spans = [repetition.span for repetition in repetitions]
     blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
-    conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"])
+    conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"], power_sensor=sensor)
     target = spans[0].before.target if profile.target == "auto" else profile.target
-    return BenchResult(
-        device=Device(name=device, target=target), conditions=conditions, models=_summarise(plan, blocks)
+    results = tuple(
+        replace(model, energy=energy) for model, energy in zip(_summarise(plan, blocks), energies, strict=True)
     )
+    return BenchResult(device=Device(name=device, target=target), conditions=conditions, models=results)
 
 
 def _emulated(plan: Plan, tried: Mapping[str, Tried], facts: Facts, device: str) -> BenchResult:

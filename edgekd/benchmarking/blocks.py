@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.benchmarking.conditions import Span
-from edgekd.benchmarking.shipping import PACED, RUNNER, ship_model
+from edgekd.benchmarking.shipping import METERED, PACED, RUNNER, ship_model
 from edgekd.errors import DeviceError, UsageError
 from edgekd.temporary import temporary_folder
 from edgekd.text import counted, nearest
@@ -106,20 +106,12 @@ def run_block(
 
     is_paced = plan.rate_per_s is not None and not rehearsal
     journal = None if rehearsal or is_paced or driver.on_this_machine else f"samples-{uuid.uuid4().hex}.jsonl"
-    job: dict[str, Any] = {
-        "model": place,
-        "sha256": entry.sha256,
-        "threads": entry.threads,
-        "data": None if plan.data is None else driver.push(plan.data),
-        "dims": dict(plan.dims),
-        "seed": _SEED,
+    job = _job(driver, plan, entry, place) | {
         "runs": plan.runs[repetition],
-        "duration_s": plan.duration_s,
         "rehearsal": rehearsal,
         "journal": journal,
-        "session": asdict(entry.session),
     }
-    subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}
+    subjects = _subjects(driver, plan, entry)
     if is_paced:
         return run_job(driver, PACED, {**job, "rate_per_s": plan.rate_per_s}, subjects, [RUNNER.name])
     try:
@@ -129,6 +121,35 @@ def run_block(
             raise
         done = counted(_journalled(driver, journal), "timed run")
         raise DeviceError(f"{error} ({done} had been made)") from error
+
+
+def meter_block(driver: Driver, plan: Plan, entry: Entry, place: str, *, phase_s: float, polled: bool) -> Block:
+    """Meter the energy of an entry, in a process that times nothing; see `metered.py`.
+
+    Raises:
+        ModelError, DataError, DeviceError: as the device says.
+    """
+    from edgekd.drivers.jobs import run_job
+
+    job = _job(driver, plan, entry, place) | {"phase_s": phase_s, "polled": polled}
+    return run_job(driver, METERED, job, _subjects(driver, plan, entry), [RUNNER.name])
+
+
+def _job(driver: Driver, plan: Plan, entry: Entry, place: str) -> dict[str, Any]:
+    return {
+        "model": place,
+        "sha256": entry.sha256,
+        "threads": entry.threads,
+        "data": None if plan.data is None else driver.push(plan.data),
+        "dims": dict(plan.dims),
+        "seed": _SEED,
+        "duration_s": plan.duration_s,
+        "session": asdict(entry.session),
+    }
+
+
+def _subjects(driver: Driver, plan: Plan, entry: Entry) -> dict[str, str]:
+    return {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}
 
 
 def _journalled(driver: Driver, journal: str) -> int:

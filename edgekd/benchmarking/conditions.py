@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EMULATED: Final = "emulated: only answers count; times and memory would be the emulator's, so none are given"
 NOT_THROTTLED: Final = "none"
+NOT_READ: Final = "not read"
 _BUSY_SHARE = 0.25
 _NOTABLE_CORES = 0.05  # a process that is named took more than this of a core
 _MOST_NAMED = 5
@@ -96,6 +97,7 @@ class Conditions:
         busy_processes: Other processes and the cores that each kept busy on average, where more than 0.05.
         limits: What a container leaves of the device; None in it is no limit.
         battery_percent_before: Charge of its battery.
+        power_sensor: What energy was measured by, or "unavailable: " and why not, or "not read".
     """
 
     verdict: str
@@ -116,9 +118,10 @@ class Conditions:
     busy_processes: Mapping[str, float] | None = None
     limits: Limits | None = None
     battery_percent_before: float | None = None
+    power_sensor: str = NOT_READ
 
 
-def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Conditions:
+def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0, power_sensor: str = NOT_READ) -> Conditions:
     """Return the conditions of a measurement from the stretches of time that count.
 
     It is tainted when other work took more than a quarter of the cores, or the processor was slowed down. Where the
@@ -152,6 +155,7 @@ def judge(spans: Sequence[Span], *, onnxruntime: str, retaken: int = 0) -> Condi
         busy_processes=busy,
         limits=first.limits,
         battery_percent_before=first.battery_percent,
+        power_sensor=power_sensor,
     )
 
 

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import array
 import gc
-import importlib.util
 import platform
+import runpy
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
 
 WARM_UP_S = 1.0
 WARM_UP_RUNS = 5
-
-
-def load_runner() -> Any:
-    """Import the file `runner.py` beside this one, by its place: another module may have that name."""
-    spec = importlib.util.spec_from_file_location("edgekd_runner", Path(__file__).with_name("runner.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Paced:
@@ -121,5 +112,5 @@ def measure(job: dict[str, Any], runner: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    the_runner = load_runner()
+    the_runner = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("runner.py"))))
     sys.exit(the_runner.main(sys.argv[1], sys.argv[2], work=lambda job: measure(job, the_runner)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd.benchmarking.conditions import Conditions  # noqa: TC001
+from edgekd.benchmarking.consumption import Energy  # noqa: TC001
 from edgekd.benchmarking.correlation import correlated_uppers, lag_one_autocorrelation
 from edgekd.benchmarking.statistics import CONFIDENCE, PairedRatio, percentiles
 from edgekd.errors import DataError, reading
@@ -124,6 +125,7 @@ class ModelResult:
         resident_bytes: What is resident after the timed runs, in bytes, median over the repetitions: `anonymous` (the
             process's own), `file` (libraries and mapped files), `pss` (shared pages divided among those that share
             them); None where the device does not tell.
+        energy: What an inference costs; None where there is no sensor (`conditions.power_sensor` says why).
     """
 
     path: str
@@ -141,6 +143,7 @@ class ModelResult:
     samples_per_s: float | None = None
     session: Mapping[str, bool] | None = None
     resident_bytes: Mapping[str, int | None] | None = None
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

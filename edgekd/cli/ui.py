@@ -15,6 +15,7 @@ from edgekd.text import (
     conditions_text,
     cost_text,
     counted,
+    energy_text,
     help_sentences,
     milliseconds,
     ratio_text,
@@ -329,10 +330,10 @@ def evaluation_text(content: Mapping[str, Any]) -> str:
 
 
 def bench_table(content: Mapping[str, Any]) -> None:
-    """Print latency and memory of every model."""
-    columns = ("model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory")
+    """Print latency and memory of every model, and what an inference costs where a sensor tells."""
+    columns = ["model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory"]
     rows = [
-        (
+        [
             model["path"],
             str(model["threads"]),
             milliseconds(model["latency_ms"], "p50"),
@@ -341,9 +342,13 @@ def bench_table(content: Mapping[str, Any]) -> None:
             ratio_text(model["ratio_to_first"]),
             bytes_text((model["memory_bytes"] or {}).get("peak")),
             bytes_text((model["memory_bytes"] or {}).get("steady")),
-        )
+        ]
         for model in content["models"]
     ]
+    if any(model["energy"] for model in content["models"]):
+        columns.append("energy")
+        for row, model in zip(rows, content["models"], strict=True):
+            row.append(energy_text(model["energy"]))
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
     say(conditions_text(content["conditions"]))

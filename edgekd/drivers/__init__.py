@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgekd.drivers.adb import AdbDriver
 from edgekd.drivers.local import LocalDriver
-from edgekd.drivers.protocol import UNAVAILABLE, Driver, Facts, Finished
+from edgekd.drivers.protocol import UNAVAILABLE, Driver, Facts, Finished, PowerReading
 from edgekd.drivers.qemu import QemuDriver, find_emulator, programs
 from edgekd.drivers.qemu_arm import ArmDriver
 from edgekd.drivers.qemu_x86 import X86Driver
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgekd.devices import DeviceProfile
 
-__all__ = ["UNAVAILABLE", "Driver", "Facts", "Finished", "device_state", "open_driver"]
+__all__ = ["UNAVAILABLE", "Driver", "Facts", "Finished", "PowerReading", "device_state", "open_driver"]
 
 
 def _emulated(profile: DeviceProfile) -> QemuDriver:

@@ -15,6 +15,7 @@ from edgekd.drivers.agent import FILES, processes
 from edgekd.drivers.board import BoardDriver
 from edgekd.drivers.connection import Connection
 from edgekd.drivers.host import facts_of
+from edgekd.drivers.protocol import PowerReading
 from edgekd.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ APP: Final = "com.termux"
 _HOME: Final = f"/data/data/{APP}/files"
 _LOST: Final = ("error: device", "error: no devices", "error: closed", "adb: device")
 _MARK: Final = "#edgekd "
+_POWER: Final = (
+    "cat /proc/uptime; echo current $(cmd battery get -f current_now 2>/dev/null); "
+    "echo current $(cat /sys/class/power_supply/battery/current_now 2>/dev/null); dumpsys battery"
+)
+_DISCHARGING: Final = "3"  # BatteryManager.BATTERY_STATUS_DISCHARGING
+_LEAST_W: Final = 0.05  # a phone that is awake draws more
 _NEEDED: Final = (
     "it needs the app Termux in a build that run-as may enter (those of its own releases are), and there: "
     "pkg install python python-numpy python-onnxruntime"
@@ -110,6 +117,12 @@ class AdbDriver(BoardDriver):
         }
         return facts_of({**found, **readings, "files": files})
 
+    def read_power(self) -> PowerReading:
+        """Read the battery's current and voltage, which the app may not."""
+        connection = self.connection
+        assert isinstance(connection, AdbConnection)
+        return battery_power(connection.read(_POWER))
+
     def _choose(self) -> str:
         phones = list_phones(self.name)
         listed = ", ".join(f"{serial} ({state})" for serial, state in phones.items()) or "none"
@@ -161,6 +174,29 @@ def sensors(thermal: str, battery: str) -> dict[str, float]:
     found = {name: float(value) for value, name in pairs}
     tenths = re.search(r"^\s*temperature: (-?\d+)", battery, re.MULTILINE)
     return found | ({"battery": int(tenths[1]) / 10} if tenths else {})
+
+
+def battery_power(text: str) -> PowerReading:
+    """Return what a phone draws from its battery.
+
+    Args:
+        text: /proc/uptime; lines of `current` and micro amperes, of which the first with a number counts; and what
+            `dumpsys battery` prints, with the voltage in mV.
+    """
+    uptime = re.match(r"([\d.]+) ", text)
+    current = re.search(r"^current (-?\d+)$", text, re.MULTILINE)
+    voltage = re.search(r"^\s*voltage: (\d+)", text, re.MULTILINE)
+    status = re.search(r"^\s*status: (\d+)", text, re.MULTILINE)
+    watts, source = None, "the battery: the whole phone"
+    if status is None or status[1] != _DISCHARGING or re.search(r"powered: true", text):
+        source = "the phone is on a charger, so its battery tells nothing; connect adb by Wi-Fi and unplug it"
+    elif uptime is None or current is None or voltage is None:
+        source = "the phone does not tell the battery's current to adb's user"
+    else:
+        watts = abs(int(current[1])) * int(voltage[1]) / 1e9
+        if watts < _LEAST_W:
+            watts, source = None, f"the battery's current, {current[1]}, cannot be in micro amperes"
+    return PowerReading(at_s=float(uptime[1]) if uptime else 0.0, watts=watts, source=source)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

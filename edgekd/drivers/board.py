@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from edgekd.drivers.connection import Connection, LostError
 from edgekd.drivers.host import facts_of
 from edgekd.drivers.local import describe_signal
-from edgekd.drivers.protocol import Facts, Finished
+from edgekd.drivers.protocol import Facts, Finished, PowerReading
 from edgekd.drivers.wheels import Interpreter, fetch_wheels
 from edgekd.errors import DeviceError
 
@@ -137,6 +137,10 @@ class BoardDriver(ABC):
     def probe(self) -> Facts:
         """Ask the board what it is and how busy it is."""
         return facts_of(self.connection.call("snapshot"))
+
+    def read_power(self) -> PowerReading | None:
+        """Return nothing: programs of the board read its sensors themselves."""
+        return None
 
     def _finish(self, state: dict[str, Any]) -> Finished:
         last, log = state["last"], state["log"]

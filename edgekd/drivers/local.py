@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edgekd.drivers.host import read_facts
-from edgekd.drivers.protocol import Facts, Finished
+from edgekd.drivers.protocol import Facts, Finished, PowerReading
 from edgekd.errors import DeviceError, writing
 from edgekd.temporary import temporary_room
 
@@ -121,6 +121,10 @@ class LocalDriver:
     def probe(self) -> Facts:
         """Read this machine's facts."""
         return read_facts()
+
+    def read_power(self) -> PowerReading | None:
+        """Return nothing: programs of this machine read its sensors themselves."""
+        return None
 
 
 def _wait(command: Sequence[str], folder: Path, output: int, environment: Mapping[str, str]) -> int:

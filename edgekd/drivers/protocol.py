@@ -62,6 +62,21 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PowerReading:
+    """What a device draws at a moment.
+
+    Attributes:
+        at_s: The moment, in seconds since the device's start.
+        watts: Power of all of it; None where it cannot be known.
+        source: What was read, or why nothing could be.
+    """
+
+    at_s: float
+    watts: float | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """How a run ended: its exit status, and the end of what it printed."""
 
@@ -118,3 +133,6 @@ class Driver(Protocol):
 
     def probe(self) -> Facts:
         """Ask the device what it is and how busy it is."""
+
+    def read_power(self) -> PowerReading | None:
+        """Ask what a device draws whose own programs may not read that; None where they may try themselves."""

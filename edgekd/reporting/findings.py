@@ -35,6 +35,7 @@ class Model:
             outputs in dB; the last two against the reference.
         latency_ms, memory_bytes: As in `edgekd.bench/1`.
         ratio: Its latency over that of the first model.
+        energy: What an inference costs, as in `edgekd.bench/1`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Model:
     latency_ms: Json | None = None
     memory_bytes: Json | None = None
     ratio: Json | None = None
+    energy: Json | None = None
 
 
 @dataclass(kw_only=True)
@@ -184,7 +186,7 @@ def _add_bench(findings: Findings, content: Json) -> None:
             known = Model(name=name + on, path=model["path"])
             findings.models.append(known)
         known.latency_ms, known.memory_bytes = model["latency_ms"], model["memory_bytes"]
-        known.ratio = model["ratio_to_first"]
+        known.ratio, known.energy = model["ratio_to_first"], model.get("energy")
     findings.benches.append({"device": content["device"], "conditions": content["conditions"]})
 
 

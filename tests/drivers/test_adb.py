@@ -14,7 +14,7 @@ import pytest
 
 from edgekd.devices import load_profile
 from edgekd.drivers import connection, open_driver
-from edgekd.drivers.adb import sensors, split_files
+from edgekd.drivers.adb import battery_power, sensors, split_files
 from edgekd.errors import DeviceError
 from edgekd.evaluation import evaluate
 
@@ -203,3 +203,37 @@ def test_no_adb_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_driver(load_profile("pixel-8")),
     ):
         pass
+
+
+DISCHARGING = "  AC powered: false\n  USB powered: false\n  status: 3\n  voltage: 4000\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "watts", "source"),
+    [
+        ("12.5 9.0\ncurrent -500000\ncurrent -400000\n" + DISCHARGING, 2.0, "the battery: the whole phone"),
+        ("12.5 9.0\ncurrent \ncurrent 250000\n" + DISCHARGING, 1.0, "the battery"),
+        ("12.5 9.0\ncurrent \ncurrent \n" + DISCHARGING, None, "does not tell"),
+        ("12.5 9.0\ncurrent -500\n" + DISCHARGING, None, "cannot be in micro amperes"),
+        (
+            "12.5 9.0\ncurrent -5000000\n" + DISCHARGING.replace("USB powered: false", "USB powered: true"),
+            None,
+            "charger",
+        ),
+        ("12.5 9.0\ncurrent -500000\n" + DISCHARGING.replace("status: 3", "status: 2"), None, "charger"),
+        ("", None, "charger"),
+    ],
+)
+def test_what_a_phone_draws(text: str, watts: float | None, source: str) -> None:
+    found = battery_power(text)
+    assert found.watts == (None if watts is None else pytest.approx(watts))
+    assert source in found.source
+    assert found.at_s == (12.5 if text else 0.0)
+
+
+def test_a_phone_is_asked_for_its_power(phone: Phone) -> None:
+    with open_driver(load_profile("pixel-8")) as driver:
+        reading = driver.read_power()
+    assert reading is not None
+    assert reading.watts is None  # the made-up battery does not say that it is being discharged
+    assert "on a charger" in reading.source
