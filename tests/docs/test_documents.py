@@ -94,6 +94,21 @@ def test_every_setting_stands_in_the_recipe_reference() -> None:
                 assert " ".join(setting["description"].split()) in reference, f"{name}.{key}"
 
 
+def test_the_recipes_of_the_documents_are_sound(tmp_path: Path) -> None:
+    from edgekd.recipe_file import load_recipe
+
+    found = blocks(ROOT / "docs" / "distillation.md", "toml")
+    assert len(found) >= 6
+    for folder in ("labelled", "from-the-field"):
+        (tmp_path / folder).mkdir()
+    for number, block in enumerate(found):
+        rest = {"data": '[data]\nsource = "digits"', "teacher": '[teacher]\nmodel = "resnet20"', "student": '[student]\nmodel = "resnet8"'}  # fmt: skip
+        more = [text for name, text in rest.items() if f"[{name}]" not in block]
+        recipe = tmp_path / f"{number}.toml"
+        recipe.write_text("\n".join(['name = "n"', *more, block]))
+        load_recipe(recipe)
+
+
 def keys(value: Any, path: str = "") -> set[str]:
     """Return the dotted paths of all keys in JSON data; `audit.quantized` counts by operator, whose names vary."""
     if isinstance(value, list):
