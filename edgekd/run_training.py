@@ -43,9 +43,9 @@ class Training(NamedTuple):
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Its best epoch's accuracy on the validation split, then the loss there: the larger, the better."""
-        best = self.weights.metrics["history"][self.weights.metrics["best_epoch"]]
-        return best["validation_top1"], -best["validation_loss"]
+        """Accuracy on the validation split of the epoch that is kept, then the loss there: the larger, the better."""
+        kept = self.weights.metrics["history"][self.weights.metrics["kept_epoch"]]
+        return kept["validation_top1"], -kept["validation_loss"]
 
 
 class Teaching(NamedTuple):

@@ -178,7 +178,7 @@ class _Search:
         return own or Draw(method=method, **numbers)
 
     def _train(self, trial: Trial, draw: Draw, title: str, checkpoint: Path) -> float:
-        """Return the best epoch's accuracy on the validation split, or raise `TrialPruned`."""
+        """Return the kept epoch's accuracy on the validation split, or raise `TrialPruned`."""
         from edgekd.distillation.state import Checkpoints
 
         settings = settings_of(section_of(self.base, draw))
@@ -190,11 +190,11 @@ class _Search:
             for step in range(told, len(history)):  # one; several where the training was resumed
                 trial.report(history[step].validation_top1, step)
             told = len(history)
-            best = max(range(told), key=lambda step: _rank(history[step]))
+            kept = max(range(told), key=lambda step: _rank(history[step])) if settings.keep == "best" else told - 1
             figures = {
-                "validation_top1": history[best].validation_top1,
-                "validation_loss": history[best].validation_loss,
-                "best_epoch": best,
+                "validation_top1": history[kept].validation_top1,
+                "validation_loss": history[kept].validation_loss,
+                "kept_epoch": kept,
                 "epochs": told,
             }
             trial.set_user_attr("figures", figures)
@@ -216,7 +216,7 @@ class _Search:
             after_epoch=after_epoch,
         )
         tell(trained.history)
-        return trained.history[trained.best_epoch].validation_top1
+        return trained.history[trained.kept_epoch].validation_top1
 
     def _content(self, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         rows = [_row(number, trial) for number, trial in enumerate(trials, 1)]
@@ -243,7 +243,7 @@ class _Search:
 def _row(number: int, trial: FrozenTrial) -> dict[str, Any]:
     told = trial.user_attrs
     state = "diverged" if "problem" in told else "pruned" if trial.value is None else "complete"
-    none = {"validation_top1": None, "validation_loss": None, "best_epoch": None, "epochs": 0}
+    none = {"validation_top1": None, "validation_loss": None, "kept_epoch": None, "epochs": 0}
     figures = told.get("figures", none)
     return {"trial": number, "state": state, **told["draw"], **figures, "problem": told.get("problem")}
 

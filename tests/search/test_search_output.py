@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def trial(number: int, top1: float | None, state: str = "complete", method: str = "kd") -> dict[str, Any]:
     return {
         "trial": number, "state": state, "method": method, "temperature": 4.0, "alpha": 0.8, "learning_rate": 0.1,
-        "validation_top1": top1, "validation_loss": None if top1 is None else 1 - top1, "best_epoch": 0, "epochs": 2,
+        "validation_top1": top1, "validation_loss": None if top1 is None else 1 - top1, "kept_epoch": 0, "epochs": 2,
         "problem": None,
     }  # fmt: skip
 

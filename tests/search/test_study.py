@@ -50,7 +50,12 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
             top1 = round(1 / (1 + off + 1 / number), 6)
             history.append(Epoch(loss=1.0, validation_loss=1 - top1, validation_top1=top1))
             after_epoch(history)
-        return Trained(module=torch.nn.Identity(), history=tuple(history), best_epoch=len(history) - 1)
+        return Trained(
+            module=torch.nn.Identity(),
+            history=tuple(history),
+            best_epoch=len(history) - 1,
+            kept_epoch=len(history) - 1,
+        )
 
     monkeypatch.setattr(Networks, "distil", distil)
 
