@@ -33,7 +33,8 @@ SCHEMA = "edgekd.card/1"
 _TEMPORARY = ".partial-"
 _OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd")
 _LEFTOVER = re.compile(re.escape(_TEMPORARY) + r"[0-9a-f]{32}")
-_WRITTEN_FOLDERS = (".", "checkpoints", "answers", "seeds")  # of a run: nothing else in it is ours
+# of a run: nothing else in it is ours
+_WRITTEN_FOLDERS = (".", "checkpoints", "answers", "answers-features", "search", "seeds")
 
 
 def sha256_file(path: Path, kind: type[EdgekdError] = UsageError) -> str:

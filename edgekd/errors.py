@@ -49,6 +49,10 @@ class ModelError(EdgekdError):
     exit_code = 3
 
 
+class DivergedError(ModelError):
+    """A training that came to nothing: its loss or its weights are not finite, or the loss exploded."""
+
+
 class GateError(EdgekdError):
     """A gate (accuracy, latency, memory) was not met. The best attempt has been kept."""
 

@@ -65,7 +65,7 @@ def run(
     refuse_several(
         "edgekd run", "train with `edgekd distill` in all of them, then `edgekd run` in one goes on from there"
     )
-    with _open(recipe, output, overrides, progress) as pipeline:
+    with open_run(recipe, output, overrides, progress) as pipeline:
         return pipeline.run()
 
 
@@ -81,14 +81,15 @@ def distill_recipe(
     Started in several processes, by torchrun or `accelerate launch`, it trains in all of them. The main process alone
     writes and reports, and all of them must see its folder.
     """
-    with _open(recipe, output, overrides, progress) as pipeline:
+    with open_run(recipe, output, overrides, progress) as pipeline:
         return pipeline.networks.train()["student"]
 
 
 @contextmanager
-def _open(
+def open_run(
     recipe: Recipe | str | Path, output: str | Path | None, overrides: Sequence[str], progress: Progress
-) -> Iterator[_Pipeline]:
+) -> Iterator[Pipeline]:
+    """Hold a run's folder, with the recipe checked and the data shared out; see `run`."""
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_names(settings)
     from edgekd.distillation.processes import join
@@ -96,10 +97,10 @@ def _open(
     processes = join()
     folder = Path(output) if output is not None else Path("runs") / settings.name
     with held_folder(folder, processes):
-        yield _Pipeline(settings, folder, processes, processes.heard(progress))
+        yield Pipeline(settings, folder, processes, processes.heard(progress))
 
 
-class _Pipeline:
+class Pipeline:
     """The stages of one run, in one folder."""
 
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes, progress: Progress) -> None:
@@ -118,6 +119,7 @@ class _Pipeline:
         self.networks = Networks(recipe, self.splits, self.stages, self.data_parents)
 
     def run(self) -> RunReport:
+        """Go the whole way; see the function of that name."""
         weights = self.networks.train()
         models = {role: self.export(role, artifact) for role, artifact in weights.items()}
         roles = {("student-fp32" if role == "student" else role): artifact for role, artifact in models.items()} | {
@@ -196,6 +198,7 @@ class _Pipeline:
         return self.stages.make(f"{role}.onnx", origin, make)
 
     def quantize(self, student: Artifact) -> Artifact:
+        """Return the student's INT8 file."""
         from edgekd.quantization.modes import open_job
         from edgekd.quantization.static import Method
         from edgekd.targets import find_target
@@ -274,5 +277,5 @@ class _Pipeline:
     def _recipe_digest(self, *, without: Sequence[str], **effective: Any) -> str:
         """Return the sha256 of the sections that decide a file: its recipe, in one word."""
         sections = {**self.recipe.effective_sections(), **effective}
-        deciding = {key: value for key, value in sections.items() if key not in {"name", *without}}
+        deciding = {key: value for key, value in sections.items() if key not in {"name", "search", *without}}
         return hashlib.sha256(canonical_json(deciding)).hexdigest()

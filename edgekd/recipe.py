@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from edgekd.settings import MOST, Settings
 from edgekd.terms import (
+    KINDS,
     AnyTerm,
     CacheSettings,
     CeTerm,
@@ -19,6 +20,7 @@ from edgekd.terms import (
     TapSettings,
     Weighting,
 )
+from edgekd.text import nearest
 
 
 def _part(value: object) -> object:
@@ -31,6 +33,9 @@ def _part(value: object) -> object:
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=1e-12, le=1000)]
 Part = Annotated[int | float, BeforeValidator(_part)]
 
 
@@ -358,6 +363,43 @@ class BenchSettings(Settings):
     """Fresh processes for each model, in alternating order."""
 
 
+_METHODS = [kind for kind, term in KINDS.items() if term.asks_teacher]
+
+
+def _method(value: str) -> str:
+    if value not in _METHODS:
+        raise ValueError(f"must be one of: {', '.join(_METHODS)}{nearest(value, _METHODS)}")
+    return value
+
+
+Method = Annotated[str, AfterValidator(_method), Field(json_schema_extra={"enum": _METHODS})]
+
+
+def _range(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the lower bound {value[0]:g} is above the upper bound {value[1]:g}")
+    return value
+
+
+class SearchSettings(Settings):
+    """What `edgekd distill --search` tries. Two equal bounds hold a setting fixed."""
+
+    trials: Count = 20
+    """Students to train; those of an earlier search count, so a larger number continues it."""
+    methods: tuple[Method, ...] = Field(default=("kd", "dkd", "dist", "lskd", "reverse-kl", "js"), min_length=1)
+    """Kinds of terms. One of logits is weighed with alpha, beside `ce`; one of features stands with its usual weight
+    beside both `kd` and `ce`, and needs `distill.taps`."""
+    temperature: Annotated[tuple[Temperature, Temperature], AfterValidator(_range)] = (1.0, 10.0)
+    """Bounds of the temperature, which is drawn on a logarithmic scale."""
+    alpha: Annotated[tuple[Unit, Unit], AfterValidator(_range)] = (0.1, 0.95)
+    """Bounds of the weight of the teacher's word against the label's."""
+    learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_range)] | None = None
+    """Bounds of the learning rate, on a logarithmic scale; by default from a third to three times `distill`'s."""
+    pruner: Literal["median", "none"] = "median"
+    """Stop a trial that is worse on the validation split than the median of the earlier ones was after as many
+    epochs; from a third of the epochs and five trials on."""
+
+
 class Recipe(Settings):
     """Everything a run needs."""
 
@@ -382,6 +424,8 @@ class Recipe(Settings):
     """How it gets 8 bits."""
     bench: BenchSettings = BenchSettings()
     """How latency and memory are measured."""
+    search: SearchSettings = SearchSettings()
+    """What `edgekd distill --search` tries."""
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -416,6 +460,13 @@ class Recipe(Settings):
         shares = [p for p in (self.data.test, self.data.validation, self.data.calibration) if isinstance(p, float)]
         if sum(shares) >= 1:
             raise ValueError("data.test, data.validation and data.calibration together leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_have_taps(self) -> Recipe:
+        for method in self.search.methods:
+            if issubclass(KINDS[method], PairTerm) and not self.distill.taps.pairs:
+                raise ValueError(f"search.methods: {method!r} compares features: name them with distill.taps.pairs")
         return self
 
     def effective_sections(self) -> dict[str, Any]:

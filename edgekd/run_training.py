@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.data.splits import Splits
-    from edgekd.distillation.state import Checkpoints
+    from edgekd.distillation.state import Checkpoints, Epoch
     from edgekd.distillation.teacher import Teacher
     from edgekd.distillation.training import Trained
 
@@ -43,9 +43,9 @@ class Training(NamedTuple):
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Its best epoch's accuracy on the validation split, then the loss there: the larger, the better."""
-        best = self.weights.metrics["history"][self.weights.metrics["best_epoch"]]
-        return best["validation_top1"], -best["validation_loss"]
+        """Accuracy on the validation split of the epoch that is kept, then the loss there: the larger, the better."""
+        kept = self.weights.metrics["history"][self.weights.metrics["kept_epoch"]]
+        return kept["validation_top1"], -kept["validation_loss"]
 
 
 class Teaching(NamedTuple):
@@ -274,20 +274,34 @@ class Networks:
             file,
             self.recipe.student,
             {key: value for key, value in settings.effective().items() if key not in untouched} | weights,
-            {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers} | self._transfer_parent(),
-            lambda checkpoints: self._distil(teachers, settings, title, seed, checkpoints),
+            self.student_parents(teachers),
+            lambda checkpoints: self.distil(teachers, settings, title, seed, checkpoints),
             seed,
             settings.checkpoint_s,
         )
 
-    def _distil(
+    def distil(
         self,
         teachers: Sequence[Teaching],
         settings: DistillSettings,
         title: str,
         seed: int,
         checkpoints: Checkpoints,
+        *,
+        answers: str = "answers",
+        after_epoch: Callable[[Sequence[Epoch]], None] | None = None,
     ) -> Trained:
+        """Train a student, with settings that need not be the recipe's; see `edgekd.distill`.
+
+        Args:
+            teachers: Who teach.
+            settings: How.
+            title: What the progress is called.
+            seed: Of everything.
+            checkpoints: Where to save and resume.
+            answers: The folder of the teacher's stored answers, within that of the run.
+            after_epoch: Called after each epoch.
+        """
         from edgekd.distillation.engine import distill
 
         return distill(
@@ -300,15 +314,18 @@ class Networks:
             augmentation=self._augmentation(),
             seed=seed,
             checkpoints=checkpoints,
-            cache_folder=self.stages.folder / "answers",
+            cache_folder=self.stages.folder / answers,
             cache_is_own=True,
+            after_epoch=after_epoch,
             title=title,
             progress=self.stages.progress,
         )
 
-    def _transfer_parent(self) -> dict[str, str]:
+    def student_parents(self, teachers: Sequence[Teaching]) -> dict[str, str]:
+        """Return what a student depends on besides the data: its teachers, and any transfer samples."""
         transfer = self.splits.transfer
-        return {} if transfer is None else {"transfer": transfer.fingerprint}
+        more = {} if transfer is None else {"transfer": transfer.fingerprint}
+        return {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers} | more
 
     def _asked(self, teachers: Sequence[Teaching]) -> Teacher:
         """Return who is asked: the teacher, or all of them as one."""

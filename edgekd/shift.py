@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DISTANCE = 0.2  # of the two distributions, from which on they are called different
+DISTANCE = 0.1  # of the two distributions, from which on they are called different
 SIGNIFICANCE = 0.01
 
 
 def confidence_shift(transfer: NDArray[Any], test: NDArray[Any]) -> dict[str, Any]:
     """Return how sure a teacher is of transfer and of test samples, and whether that differs.
 
-    The rule: a shift is a two-sample Kolmogorov-Smirnov distance of the largest probabilities of at least 0.2 that
+    The rule: a shift is a two-sample Kolmogorov-Smirnov distance of the largest probabilities of at least 0.1 that
     chance alone gives in less than 1 % of the cases.
 
     Args:

@@ -130,6 +130,28 @@ def transfer_sentences(report: Mapping[str, Any]) -> list[str]:
     return [told, *warnings]
 
 
+def search_sentences(search: Mapping[str, Any]) -> list[str]:
+    """Return in words what a search found, of a `search.json`."""
+    trials = {trial["trial"]: trial for trial in search["trials"]}
+    best, first = trials[search["best"]["trial"]], trials[1]
+    judges = counted(search["validation_samples"], "validation sample")
+    told = (
+        f"The best of {counted(len(trials), 'trial')} on {judges}: {draw_text(best)}, "
+        f"{share(best['validation_top1'])}; the best of many looks too good, the test split will tell."
+    )
+    if first["state"] == "complete" and best["validation_top1"] <= first["validation_top1"]:
+        return [told, "No trial was more accurate than the first."]
+    return [told]
+
+
+def draw_text(trial: Mapping[str, Any]) -> str:
+    """Return what a trial of a search tried."""
+    return (
+        f"{trial['method']}, temperature {trial['temperature']:g}, alpha {trial['alpha']:g}, "
+        f"learning rate {trial['learning_rate']:g}"
+    )
+
+
 def apart(points: float) -> str:
     """Return `"0.84 points less"`, or `"0.28 points more"` for points below zero."""
     return f"{abs(points):.2f} points {'more' if points < 0 else 'less'}"

@@ -79,6 +79,7 @@ ALLOWED = {
         "run_measures",
         "run_training",
     },
+    "search": LEAVES | {"pipeline", "preflight", "distillation"},
 }
 TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "run_training.py"}
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich.progress", "PIL", "sklearn")

@@ -138,7 +138,7 @@ def test_the_student_to_ship_is_the_best_on_validation(recipe: Path, monkeypatch
     heard = distilled(recipe, "distill.seeds=3", "distill.epochs=2")
     run = recipe.parent / "run"
     cards = [json.loads(card_path(run / "seeds" / f"student-{seed}.safetensors").read_bytes()) for seed in range(3)]
-    best = [card["metrics"]["history"][card["metrics"]["best_epoch"]] for card in cards]
+    best = [card["metrics"]["history"][card["metrics"]["kept_epoch"]] for card in cards]
     ranks = [(epoch["validation_top1"], -epoch["validation_loss"]) for epoch in best]
 
     def kept() -> int:

@@ -9,6 +9,7 @@ import click
 from edgekd.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -37,12 +38,34 @@ def _list_kinds(context: click.Context, parameter: click.Parameter, wanted: bool
 @click.argument("recipe", type=options.FILE)
 @options.run_folder
 @options.overrides
-def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--search",
+    "searched",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Search for good settings as the recipe's [search] says, with one key of it changed, such as trials=20.",
+)
+@options.json_file
+def command(
+    recipe: Path,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    searched: tuple[str, ...],
+    json_path: Path | None,
+) -> None:
     """Train a recipe's teacher, control and student, and stop there.
 
     The same folder as `edgekd run` uses, so that run continues from here. In several processes: torchrun
     --nproc_per_node N -m edgekd distill RECIPE.
+
+    With --search students are trained with other settings instead, and judged on the validation split; --json writes
+    what was found.
     """
+    if json_path is not None and not searched:
+        raise click.UsageError("--json is for --search; the figures of a training are in the cards of its folder")
+    if searched:
+        _search(recipe, output, [*overrides, *_search_overrides(searched)], json_path)
+        return
     from edgekd.cli import ui
     from edgekd.launch import launched
     from edgekd.pipeline import distill_recipe
@@ -55,3 +78,21 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
         f"{student.path}: {student.metrics['parameters']:,} parameters, "
         f"validation accuracy {share(student.metrics['validation_top1'])}"
     )
+
+
+def _search_overrides(searched: Sequence[str]) -> list[str]:
+    """Return the settings of `--search` as overrides of the recipe."""
+    from edgekd.recipe_file import read_setting
+
+    for text in searched:
+        read_setting(text, "--search", "trials=20")
+    return [f"search.{text}" for text in searched]
+
+
+def _search(recipe: Path, output: Path | None, overrides: Sequence[str], json_path: Path | None) -> None:
+    from edgekd.cli import ui
+    from edgekd.search.study import search_recipe
+
+    options.claim({"--json": json_path}, [recipe])
+    found = search_recipe(recipe, output, overrides=overrides, progress=ui.progress())
+    options.show_and_write(lambda: ui.search_table(found.content, recipe, found.folder), json_path, found.content)

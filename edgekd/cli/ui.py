@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from edgekd.text import (
     help_sentences,
     milliseconds,
     ratio_text,
+    search_sentences,
     share,
     transfer_sentences,
 )
@@ -250,6 +252,29 @@ def seeds_table(content: Mapping[str, Any]) -> None:
     ]
     seeds = (f"seed {seed}" for seed in content["seeds"])
     table("test accuracy by seed (* kept: the best on the validation split)", ("", "mean", "std", *seeds), rows)
+
+
+def search_table(content: Mapping[str, Any], recipe: Path, folder: Path) -> None:
+    """Print the trials of a search, the best first, and the winner as settings."""
+    columns = ("trial", "method", "temperature", "alpha", "learning rate", "validation accuracy", "epochs", "state")
+    ranked = sorted(content["trials"], key=lambda trial: -(trial["validation_top1"] or 0))
+    ranked.sort(key=lambda trial: (trial["trial"] != content["best"]["trial"], trial["state"] != "complete"))
+    rows = [
+        (
+            str(trial["trial"]),
+            trial["method"],
+            *(f"{trial[name]:g}" for name in ("temperature", "alpha", "learning_rate")),
+            share(trial["validation_top1"]),
+            str(trial["epochs"]),
+            trial["state"],
+        )
+        for trial in ranked
+    ]
+    table(f"{content['name']}: search on the validation split", columns, rows)
+    for sentence in search_sentences(content):
+        say(sentence)
+    say(f"As a section: {folder / 'best.toml'}; as one command:")
+    say(shlex.join(["edgekd", "run", str(recipe), "--set", content["best"]["set"]]))
 
 
 def quantization_text(path: Path, content: Mapping[str, Any], size: int) -> str:

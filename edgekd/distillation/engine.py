@@ -29,13 +29,13 @@ from edgekd.recipe import DistillSettings
 from edgekd.terms import DkdTerm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
-    from edgekd.distillation.state import Checkpoints
+    from edgekd.distillation.state import Checkpoints, Epoch
     from edgekd.distillation.taps import Taps
     from edgekd.distillation.teacher import Ask, Teacher
     from edgekd.distillation.terms import Shape, Term
@@ -55,6 +55,7 @@ def distill(
     checkpoints: Checkpoints | None = None,
     cache_folder: str | PathLike[str] | None = None,
     cache_is_own: bool = False,
+    after_epoch: Callable[[Sequence[Epoch]], None] | None = None,
     title: str = "distil the student",
     progress: Progress = SILENT,
 ) -> Trained:
@@ -78,6 +79,7 @@ def distill(
         checkpoints: Where to save and resume; by default nothing is saved.
         cache_folder: Where `settings.cache` stores the teacher's answers, unless it names a path itself.
         cache_is_own: Answers to other questions in `cache_folder` are thrown away; by default they are an error.
+        after_epoch: Called after each epoch with all of them so far; what it raises ends the training.
         title: What the progress is called.
         progress: Listener.
 
@@ -126,6 +128,7 @@ def distill(
             augmentation=augmentation,
             seed=seed,
             checkpoints=checkpoints,
+            after_epoch=after_epoch,
             title=title,
             progress=progress,
         )

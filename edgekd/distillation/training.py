@@ -26,11 +26,11 @@ from edgekd.distillation.precision import Precision, check_precision, computing_
 from edgekd.distillation.processes import Processes, join
 from edgekd.distillation.running import best_device, placed, run_logits
 from edgekd.distillation.state import Saver, State, read_checkpoint
-from edgekd.errors import DataError, ModelError, UsageError, user_code
+from edgekd.errors import DataError, DivergedError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -100,6 +100,7 @@ def train_network(
     augmentation: Augmentation,
     seed: int,
     checkpoints: Checkpoints | None = None,
+    after_epoch: Callable[[Sequence[Epoch]], None] | None = None,
     title: str = "train",
     progress: Progress = SILENT,
 ) -> Trained:
@@ -114,6 +115,7 @@ def train_network(
         augmentation: Of the training images.
         seed: Of the order of samples and of the augmentation.
         checkpoints: Where to save and resume; None: nowhere.
+        after_epoch: Called after each epoch; what it raises ends the training.
         title: What the progress is called.
         progress: Listener.
 
@@ -150,11 +152,13 @@ def train_network(
                 while not state.finished:
                     _train_epoch(work, saver, task)
                     state.finish_epoch(*_validate(work, judges))
+                    if after_epoch is not None:
+                        after_epoch(state.history)
                     saver.save_when_due()
         except _Diverged as problem:
             state.bring_back_best()
             left = processes.on_main(saver.last_good)
-            raise ModelError(f"training diverged: {problem}; {left}") from problem
+            raise DivergedError(f"training diverged: {problem}; {left}") from problem
         kept = len(state.history) - 1
         if settings.keep == "best":
             state.bring_back_best()

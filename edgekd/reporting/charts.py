@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from edgekd.text import bytes_text
+from edgekd.text import bytes_text, draw_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ def charts(findings: Findings) -> dict[str, Figure]:
         "distribution": distribution(findings.models),
         "memory": memory(findings.models),
         "training": training(findings.curves),
+        "search": search(findings.search),
         "layers": layers(findings.quantization),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
@@ -170,6 +172,45 @@ def training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure | None
         for (role, history), colour in zip(curves.items(), _colours(curves), strict=True)
     ]
     return _figure(data, x="epoch", y="validation accuracy, %") if data else None
+
+
+def search(content: Mapping[str, Any] | None) -> Figure | None:
+    """Validation accuracy of each trial, a colour a method; a line joins the best so far."""
+    shown = [] if content is None else [t for t in content["trials"] if t["validation_top1"] is not None]
+    if not shown:
+        return None
+    best = list(itertools.accumulate((100 * t["validation_top1"] for t in shown), max))
+    data: list[Trace] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "best so far",
+            "x": [trial["trial"] for trial in shown],
+            "y": best,
+            "line": {"dash": "dot", "width": 1.5, "color": "#888888", "shape": "hv"},
+            "hoverinfo": "skip",
+        }
+    ]
+    methods = list(dict.fromkeys(trial["method"] for trial in shown))
+    for method, colour in zip(methods, _colours(methods), strict=True):
+        own = [trial for trial in shown if trial["method"] == method]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": _plain(method),
+                "x": [trial["trial"] for trial in own],
+                "y": [100 * trial["validation_top1"] for trial in own],
+                "customdata": [_plain(f"{draw_text(trial)}, {trial['state']}") for trial in own],
+                "marker": {
+                    "size": 10,
+                    "color": colour,
+                    "symbol": ["circle" if trial["state"] == "complete" else "circle-open" for trial in own],
+                },
+                "hovertemplate": "trial %{x}: %{y:.2f} %, %{customdata}<extra></extra>",
+            }
+        )
+    return _figure(data, x="trial", y="validation accuracy, %")
 
 
 def layers(quantization: Mapping[str, Mapping[str, Any]]) -> Figure | None:

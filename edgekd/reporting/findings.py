@@ -13,13 +13,14 @@ from edgekd.text import nearest
 
 Json = Mapping[str, Any]
 
-RUN, BENCH, EVALUATION, QUANTIZATION = (
+RUN, BENCH, EVALUATION, QUANTIZATION, SEARCH = (
     "edgekd.run/1",
     "edgekd.bench/1",
     "edgekd.evaluation/1",
     "edgekd.quantization/1",
+    "edgekd.search/1",
 )
-KNOWN: Final = (RUN, BENCH, EVALUATION, QUANTIZATION)
+KNOWN: Final = (RUN, BENCH, EVALUATION, QUANTIZATION, SEARCH)
 _TRAINED: Final = ("teacher", "control", "student")
 
 
@@ -62,6 +63,7 @@ class Findings:
         run: `report.json` of a run.
         curves: For each training, by role: one mapping an epoch.
         quantization: For each INT8 file, by path.
+        search: `search.json` of a search.
         benches: Device and conditions of each benchmark.
         versions: Of the libraries, by name.
     """
@@ -71,6 +73,7 @@ class Findings:
     run: Json | None = None
     curves: dict[str, Sequence[Json]] = field(default_factory=dict)
     quantization: dict[str, Json] = field(default_factory=dict)
+    search: Json | None = None
     benches: list[Json] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -114,6 +117,8 @@ def _add(findings: Findings, source: Path) -> None:
         _add_evaluation(findings, content)
     elif schema == QUANTIZATION:
         findings.quantization[source.name] = content
+    elif schema == SEARCH:
+        findings.search = content
     else:
         raise DataError(
             f"{source}: expected a result of edgekd, found schema {schema!r}{nearest(str(schema), KNOWN)}; "
@@ -141,6 +146,8 @@ def _add_run(findings: Findings, folder: Path) -> None:
         if history:
             findings.curves[role] = history
         findings.versions.update(card.get("versions", {}))
+    if (folder / "search" / "search.json").is_file():
+        findings.search = _read(folder / "search" / "search.json")
     card = _card(folder, "student.int8.onnx")
     if card:
         findings.quantization["student.int8.onnx"] = card["metrics"]

@@ -18,6 +18,7 @@ from edgekd.text import (
     help_sentences,
     milliseconds,
     ratio_text,
+    search_sentences,
     share,
     transfer_sentences,
 )
@@ -33,7 +34,7 @@ def report(sources: Sequence[str | Path] | str | Path, output: str | Path) -> Pa
     """Write a page of results, and return where it is.
 
     Args:
-        sources: Folders of runs, and files in the forms of `run`, `bench`, `evaluate` and `quantize`.
+        sources: Folders of runs, and files in the forms of `run`, `bench`, `evaluate`, `quantize` and of a search.
         output: The HTML file.
 
     Raises:
@@ -74,6 +75,7 @@ def render(findings: Findings) -> str:
         figures=figures,
         figures_json=_in_script(figures),
         sentences=sentences(findings),
+        search_sentences=[] if findings.search is None else search_sentences(findings.search),
         settings=_settings(findings),
         plotly=get_plotlyjs(),
         version=edgekd.__version__,

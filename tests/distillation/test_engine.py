@@ -164,6 +164,40 @@ def test_terms_count_in_their_own_time_and_the_teacher_is_asked_only_then(digits
     assert found == [(["hint"], 1), (["hint"], 1), (["kd"], 1), (["kd"], 1), (["ce"], 0), (["ce"], 0)]
 
 
+def test_weights_and_temperatures_move_within_a_terms_time(digits: Digits, net: Any) -> None:
+    """From 0.2 to 0.6 of the training; a schedule that is given for the whole of it is the same thing."""
+    term = {"kind": "kd", "weight": 1.0, "weight_end": 0.2, "temperature": 8.0, "temperature_end": 2.0}
+    staged = settings({**term, "start": 0.2, "stop": 0.6}, {"kind": "ce"})
+    plain = settings(alpha=1.0, alpha_end=0.2, temperature=8.0, temperature_end=2.0)
+    answers = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 10)).astype(np.float32))
+
+    def part(chosen: DistillSettings, share: float) -> tuple[float, torch.Tensor]:
+        with first_step(chosen, net, digits, share, lambda *_: Answers(answers, ())) as (objective, step):
+            return float(objective(step)["kd"].detach()), step.logits.detach()
+
+    for share, weight, temperature in ((0.2, 1.0, 8.0), (0.3, 0.8, 6.5), (0.5, 0.4, 3.5)):
+        found, logits = part(staged, share)
+        expected = weight * float(kd_loss(logits, answers, temperature=temperature))
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert part(plain, (share - 0.2) / 0.4)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_hints_first_then_logits(digits: Digits, net: Any) -> None:
+    """Two epochs of the same data: in the first the head learns nothing, in the second all of it does."""
+    student = net("resnet8x0.25", 1)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    seen: list[dict[str, bool]] = []
+
+    def after_epoch(history: Any) -> None:
+        moved = {name: not torch.equal(value, before[name]) for name, value in student.state_dict().items()}
+        seen.append({"head": moved["fc.weight"], "stem": any(moved[n] for n in moved if n.startswith("layer1"))})
+
+    taps = {"pairs": [["layer2", "layer2"]]}
+    terms = ({"kind": "hint", "stop": 0.5}, {"kind": "kd", "start": 0.5}, {"kind": "ce", "start": 0.5})
+    run(digits, net, settings(*terms, taps=taps, weight_decay=0.0), student=student, after_epoch=after_epoch)
+    assert seen == [{"head": False, "stem": True}, {"head": True, "stem": True}]
+
+
 def test_equal_kinds_have_numbers() -> None:
     terms = [build_term(term, []) for term in settings({"kind": "kd"}, {"kind": "ce"}, {"kind": "kd"}).terms]
     assert list(TeacherObjective(terms, None, None).learnt) == terms  # type: ignore[arg-type]

@@ -94,6 +94,28 @@ def test_every_setting_stands_in_the_recipe_reference() -> None:
                 assert " ".join(setting["description"].split()) in reference, f"{name}.{key}"
 
 
+def test_the_recipes_of_the_documents_are_sound(tmp_path: Path) -> None:
+    """Those that name no file."""
+    from edgekd.recipe_file import load_recipe
+
+    rest = {
+        "data": '[data]\nsource = "digits"',
+        "teacher": '[teacher]\nmodel = "resnet20"',
+        "student": '[student]\nmodel = "resnet8"',
+    }
+    for folder in ("labelled", "from-the-field"):
+        (tmp_path / folder).mkdir()
+    found = [(block, tomllib.loads(block)) for block in blocks(ROOT / "docs" / "distillation.md", "toml")]
+    sound = [(block, sections) for block, sections in found if not sections.keys() & {"teacher", "teachers"}]
+    assert len(sound) >= 6
+    for number, (block, sections) in enumerate(sound):
+        recipe = tmp_path / f"{number}.toml"
+        recipe.write_text(
+            "\n".join(['name = "n"', *(text for name, text in rest.items() if name not in sections), block])
+        )
+        load_recipe(recipe)
+
+
 def keys(value: Any, path: str = "") -> set[str]:
     """Return the dotted paths of all keys in JSON data; `audit.quantized` counts by operator, whose names vary."""
     if isinstance(value, list):

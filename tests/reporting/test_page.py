@@ -100,6 +100,18 @@ def run_folder(tmp_path: Path) -> Path:
     for role in ("teacher", "control", "student"):
         card = {"metrics": {"history": history}, "versions": {"torch": "2.13.0"}}
         (folder / f"{role}.safetensors.card.json").write_text(json.dumps(card))
+    trial = {
+        "trial": 1,
+        "state": "complete",
+        "method": HOSTILE,
+        "temperature": 4.0,
+        "alpha": 0.8,
+        "learning_rate": 0.1,
+    }
+    trial |= {"validation_top1": 0.5, "validation_loss": 1.0, "epochs": 2}
+    found = {"validation_samples": 50, "trials": [trial], "best": {"trial": 1}}
+    (folder / "search").mkdir()
+    (folder / "search" / "search.json").write_text(json.dumps(found))
     card = {"metrics": quantization(), "versions": {"onnxruntime": "1.32.0"}}
     (folder / "student.int8.onnx.card.json").write_text(json.dumps(card))
     return folder
@@ -237,7 +249,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(tmp_path: Path, ru
         for name in charts(gather([run_folder]))
         if re.search(rf'data-chart="{name}"[^>]*data-drawn="yes"', ran.stdout)
     }
-    assert drawn == {"pareto", "latency", "distribution", "memory", "training", "layers"}
+    assert drawn == {"pareto", "latency", "distribution", "memory", "training", "search", "layers"}
     assert ran.stdout.count('class="main-svg"') >= len(drawn)
     assert re.search(r"<title>([^<]*)</title>", ran.stdout)[1] == html.escape(
         HOSTILE, quote=False

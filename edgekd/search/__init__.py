@@ -1,0 +1,1 @@
+"""Searches over whole stages: how to distil, judged on the validation split."""
