@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from edgekd.text import counted, fact_text, nearest
+from edgekd.text import counted, energy_text, fact_text, nearest
 
 
 def test_the_nearest_known_word_is_never_the_word_itself() -> None:
@@ -19,3 +19,9 @@ def test_facts_of_a_device_in_words() -> None:
     assert fact_text({"python": 0.996, "sshd": None}) == "python 1.00, sshd none"
     assert fact_text([1500, 2400.5]) == "1500, 2400.50"
     assert [fact_text(empty) for empty in ({}, [])] == ["none", "none"]
+
+
+def test_energy_in_words() -> None:
+    assert energy_text(None) == "-"
+    assert energy_text({"per_inference_mj": 12.345}) == "12.3 mJ"
+    assert energy_text({"per_inference_mj": None}) == "not above idle"

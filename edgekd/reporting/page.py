@@ -14,6 +14,7 @@ from edgekd.reporting.findings import Findings, gather
 from edgekd.text import (
     bytes_text,
     cost_text,
+    energy_text,
     fact_text,
     help_sentences,
     milliseconds,
@@ -68,6 +69,7 @@ def render(findings: Findings) -> str:
         "ms": milliseconds,
         "ratio": ratio_text,
         "fact": fact_text,
+        "energy": energy_text,
     }
     figures = charts(findings)
     return environment.get_template("page.html.j2").render(

@@ -239,7 +239,7 @@ def test_the_conditions_in_full_are_read_back_and_told_in_a_line(tmp_path: Path)
     assert read_result(path) == full
     assert conditions_text(full.to_json()["conditions"]) == (
         "governor unavailable; clock 2400 -> 1800 MHz; hottest sensor 45.2 -> 61 °C; throttling none; "
-        "load average 0.1; container 1.5 cores"
+        "load average 0.10; container 1.5 cores"
     )
 
 

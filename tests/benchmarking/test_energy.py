@@ -190,7 +190,7 @@ def test_a_job_on_a_made_up_sensor(tmp_path: Path, make_model: MakeModel) -> Non
     assert found["runs"] > 0
     for phase in ("idle", "work"):
         start, end = found[phase]
-        assert found[f"{phase}_j"] == pytest.approx(3 * (end - start), rel=0.5)
+        assert 0.149 < found[f"{phase}_j"] <= 3 * (end - start) + 1e-6  # 3 W over 0.05 s at least
 
 
 def test_the_script_of_a_job_that_is_polled(tmp_path: Path, make_model: MakeModel) -> None:
@@ -220,7 +220,7 @@ def test_bench_of_a_device_that_is_polled(
 ) -> None:
     from edgekd.benchmarking import energy
 
-    monkeypatch.setattr(energy, "POLLED_S", 0.5)
+    monkeypatch.setattr(energy, "POLLED_S", 1.0)
     monkeypatch.setattr(energy, "POLL_EVERY_S", 0.02)
     phone_power.append(PowerReading(at_s=0.0, watts=2.5, source="the battery"))
     result = bench([make_model()], runs=2, repeats=2)

@@ -142,6 +142,30 @@ def test_a_run(tmp_path: Path, run_folder: Path) -> None:
     assert "did not help" not in text
 
 
+def test_conditions_and_energy_of_a_benchmark(tmp_path: Path) -> None:
+    conditions = {
+        "verdict": "valid",
+        "frequencies_mhz_before": {"cpu0": 1500.0, "cpu1": 1400.0},
+        "flags": ["asimd", "asimddp"],
+        "busy_processes": {},
+        "power_sensor": "hwmon ina3221 VDD_IN",
+    }
+    measured = {"path": "a.onnx", "threads": 1, "latency_ms": latency(1.0), "memory_bytes": MEMORY}
+    measured |= {"ratio_to_first": None, "energy": {"per_inference_mj": 12.345}}
+    content = {"schema": "edgekd.bench/1", "device": DEVICE, "conditions": conditions, "models": [measured]}
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    text = text_of(report(tmp_path / "bench.json", tmp_path / "page.html"))
+    for told in (
+        "frequencies mhz before cpu0 1500.00, cpu1 1400.00",
+        "flags asimd, asimddp",
+        "busy processes none",
+        "power sensor hwmon ina3221 VDD_IN",
+        "latency ratio energy",
+        "12.3 mJ",
+    ):
+        assert told in text
+
+
 def test_it_says_when_distillation_did_not_help(tmp_path: Path) -> None:
     content = run_report()
     content["models"][1]["top1"] = 0.97
