@@ -11,7 +11,6 @@ the tables of the README. Leave the machine alone meanwhile.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -47,7 +46,6 @@ TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 BATCH, CLASSES, THREADS = 64, 100, 2
 WARM = 2  # steps before the clock starts
 WAYS = ("plain", "edgekd live", "edgekd stored")
-PEERS = {"torchdistill": "torchdistill"}  # module: way
 AUGMENTATION = Augmentation(crop_padding=4, flip=True)
 
 
@@ -133,8 +131,7 @@ def in_its_own_process(way: str, images: Path, answers: Path) -> float:
 
 def measure(steps: int, rounds: int) -> dict[str, Any]:
     """Run all blocks."""
-    ways = [*WAYS, *(way for module, way in PEERS.items() if importlib.util.find_spec(module))]
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as name:
         images, answers = Path(name) / "images.npz", Path(name) / "answers"
         count = (WARM + steps) * BATCH
@@ -142,7 +139,7 @@ def measure(steps: int, rounds: int) -> dict[str, Any]:
         fill = in_its_own_process("fill", images, answers)
         bytes_stored = sum(path.stat().st_size for path in answers.iterdir()) / count
         for number in range(2 * rounds):
-            for way in ways if number % 2 == 0 else reversed(ways):
+            for way in WAYS if number % 2 == 0 else reversed(WAYS):
                 rates[way].append(in_its_own_process(way, images, answers))
     return {"rates": rates, "fill": fill, "bytes": bytes_stored}
 

@@ -37,7 +37,7 @@ class ArrayFile:
         where: Names the array in messages.
         shape: Its shape, first axis samples.
         dtype: Its element type in this machine's byte order.
-        sha256: Hex sha256 of its bytes as they lie in the file.
+        sha256: Hex sha256 of its bytes as they lie in the file; empty where nobody has taken it.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ArrayFile:
         offset: int,
         dtype: np.dtype[Any],
         shape: tuple[int, ...],
-        sha256: str,
+        sha256: str = "",
     ) -> None:
         self._file = file
         weakref.finalize(self, file.close)

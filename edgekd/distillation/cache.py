@@ -1,8 +1,8 @@
 """A teacher's answers on disk: asked once, looked up ever after.
 
-A folder holds `header.json` and, for each view of the samples, shards: `.npy` files of fixed-size records,
-memory-mapped when read. A record is a sample's logits in float16, or its k largest logits with their classes and the
-log-sum-exp of all others (the tail); and its tapped features in float16.
+A folder holds `header.json` and, for each view of the samples, shards: `.npy` files of fixed-size records, read by
+their position, so that memory holds those of a batch. A record is a sample's logits in float16, or its k largest
+logits with their classes and the log-sum-exp of all others (the tail); and its tapped features in float16.
 
 Augmentation is replayed, not stored: view v of a sample is drawn from (seed, v, position), so the student sees just
 the pixels that the teacher answered for.
@@ -33,9 +33,10 @@ import numpy as np
 import torch
 
 from edgekd.artifact import write_bytes, write_json
+from edgekd.data.array_file import ArrayFile
 from edgekd.distillation.processes import join
 from edgekd.distillation.teacher import Answers
-from edgekd.errors import DataError, ModelError, OutputError, UsageError, writing
+from edgekd.errors import DataError, ModelError, OutputError, UsageError, reading, writing
 from edgekd.progress import SILENT, Progress
 from edgekd.text import counted, share
 
@@ -135,7 +136,7 @@ class StoredAnswers:
         self.layout = layout
         self._folder = folder
         self._taps = tuple(identity["taps"])
-        self._shards: dict[tuple[int, int], NDArray[np.void]] = {}
+        self._offsets: dict[tuple[int, int], int] = {}  # of the records in shards that were found sound
 
     @contextmanager
     def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
@@ -145,7 +146,7 @@ class StoredAnswers:
         wanted = [f"feature{self._taps.index(tap)}" for tap in taps]
 
         def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001
-            records = self.records(positions.numpy(), epoch % self.layout.views, wanted)
+            records = self.records(positions.numpy(), epoch % self.layout.views)
             features = (records[name] for name in wanted)
             return Answers(
                 torch.from_numpy(restored_logits(records, self.layout)).to(device),
@@ -154,17 +155,13 @@ class StoredAnswers:
 
         yield ask
 
-    def records(self, positions: NDArray[np.int64], view: int, features: Sequence[str] = ()) -> NDArray[np.void]:
-        """Return the records of samples, of shape (n,), with those of the features that are named."""
-        whole = self.layout.dtype
-        names = [name for name in whole.names or () if not name.startswith("feature") or name in features]
-        found = np.empty(len(positions), dtype=[(name, whole[name]) for name in names])
+    def records(self, positions: NDArray[np.int64], view: int) -> NDArray[np.void]:
+        """Return the records of samples, of shape (n,)."""
+        found = np.empty(len(positions), dtype=self.layout.dtype)
         starts = positions - positions % self.layout.rows
         for start in np.unique(starts):
             here = starts == start
-            shard, rows = self._shard(view, int(start)), positions[here] - start
-            for name in names:
-                found[name][here] = shard[name][rows]
+            found[here] = self._shard(view, int(start))[positions[here] - start]
         return found
 
     def tail_mass(self, temperature: float) -> tuple[float, float]:
@@ -174,7 +171,7 @@ class StoredAnswers:
         total, largest = 0.0, 0.0
         left = self.layout.classes - self.layout.top_k
         for view, start in self.layout.shards():
-            records = self._shard(view, start)
+            records = self._shard(view, start)[np.arange(self.layout.length(start))]
             kept = records["logits"].astype(np.float64) / temperature
             even = (records["tail"].astype(np.float64) - math.log(left)) / temperature
             # each against the largest logit: nothing overflows
@@ -183,15 +180,23 @@ class StoredAnswers:
             total, largest = total + float(mass.sum()), max(largest, float(mass.max()))
         return total / (self.layout.samples * self.layout.views), largest
 
-    def _shard(self, view: int, start: int) -> NDArray[np.void]:
-        if (view, start) not in self._shards:
-            shard = _read_shard(self._folder, self.layout, view, start)
-            if shard is None:
-                raise DataError(
-                    f"{_shard_path(self._folder, view, start)}: missing or damaged; run again to refill it"
-                )
-            self._shards[view, start] = shard
-        return self._shards[view, start]
+    def _shard(self, view: int, start: int) -> ArrayFile:
+        """Open a shard for a batch: there may be more of them than files that a process may hold open."""
+        path = _shard_path(self._folder, view, start)
+        if (view, start) not in self._offsets:
+            offset = _sound_shard(self._folder, self.layout, view, start)
+            if offset is None:
+                raise DataError(f"{path}: missing or damaged; run again to refill it")
+            self._offsets[view, start] = offset
+        with reading(path, DataError, "shard of stored answers"):
+            file = path.open("rb", buffering=0)
+        return ArrayFile(
+            file,
+            where=str(path),
+            offset=self._offsets[view, start],
+            dtype=self.layout.dtype,
+            shape=(self.layout.length(start),),
+        )
 
 
 def store_answers(
@@ -405,14 +410,19 @@ def _clear(folder: Path) -> None:
 
 
 def _missing(folder: Path, layout: Layout) -> list[tuple[int, int]]:
-    return [shard for shard in layout.shards() if _read_shard(folder, layout, *shard) is None]
+    return [shard for shard in layout.shards() if _sound_shard(folder, layout, *shard) is None]
 
 
-def _read_shard(folder: Path, layout: Layout, view: int, start: int) -> NDArray[np.void] | None:
-    with suppress(OSError, ValueError, EOFError):
-        shard: NDArray[np.void] = np.load(_shard_path(folder, view, start), mmap_mode="r", allow_pickle=False)
-        if shard.dtype == layout.dtype and shard.shape == (layout.length(start),):
-            return shard
+def _sound_shard(folder: Path, layout: Layout, view: int, start: int) -> int | None:
+    """Return where the records begin in a shard; None if it is missing, damaged, or not of that layout."""
+    with suppress(OSError, ValueError, EOFError), _shard_path(folder, view, start).open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset, length = file.tell(), layout.length(start)
+        whole = file.seek(0, io.SEEK_END) >= offset + length * dtype.itemsize
+        if dtype == layout.dtype and shape == (length,) and whole:
+            return offset
     return None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from edgekd.text import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 CPU = torch.device("cpu")
 SAMPLES = ArraySamples(
@@ -101,6 +101,27 @@ def test_a_killed_writer_is_continued_to_the_same_bytes(tmp_path: Path, dies_aft
     store(tmp_path / "killed", second)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert second.asked <= 3 * 53 - (dies_after - 2) // 10 * 10 + 10
+
+
+def test_looking_up_maps_no_shard_and_keeps_none_open(tmp_path: Path) -> None:
+    stored = store(tmp_path)
+    with stored.ready(CPU, TAPS) as looked_up:
+        for batch in BATCHES.epoch(1):
+            looked_up(torch.zeros(0), batch.positions, 1)
+        in_use = Path("/proc/self/maps").read_text()
+        in_use += "".join(str(link.resolve()) for link in Path("/proc/self/fd").iterdir())
+    assert str(tmp_path) not in in_use
+
+
+@pytest.mark.parametrize("left", [None, 40, 200])
+def test_a_shard_that_is_lost_during_the_training_is_named(tmp_path: Path, left: int | None) -> None:
+    stored = store(tmp_path)
+    shard = tmp_path / "0001-000000000.npy"
+    with stored.ready(CPU, TAPS) as looked_up:
+        looked_up(torch.zeros(0), torch.arange(10), 1)
+        shard.unlink() if left is None else shard.write_bytes(shard.read_bytes()[:left])
+        with pytest.raises(DataError, match=r"0001-000000000\.npy: (no such shard|the file has become shorter)"):
+            looked_up(torch.zeros(0), torch.arange(10), 1)
 
 
 def test_a_damaged_shard_is_filled_anew(tmp_path: Path) -> None:
