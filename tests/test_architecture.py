@@ -134,7 +134,11 @@ def test_torch_is_imported_only_where_it_belongs() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarking/runner.py", "benchmarking/paced.py", "benchmarking/metered.py", "drivers/agent.py"]
+    "name",
+    [
+        *("benchmarking/runner.py", "benchmarking/paced.py", "benchmarking/metered.py", "benchmarking/profiled.py"),
+        "drivers/agent.py",
+    ],
 )
 def test_what_is_pushed_to_boards_imports_nothing_of_edgekd(name: str) -> None:
     assert not {i for i in imports(PACKAGE / name) if i.split(".")[0] == "edgekd"}

@@ -6,11 +6,13 @@ from dataclasses import asdict, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from edgekd.benchmarking.blocks import measure, rehearse
+from edgekd.benchmarking.blocks import measure, profile_block, rehearse
 from edgekd.benchmarking.conditions import judge, without_times
 from edgekd.benchmarking.energy import measure_energy
 from edgekd.benchmarking.plan import make_plan
+from edgekd.benchmarking.profiling import summarise as summarise_profile
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
+from edgekd.benchmarking.session_file import read_session
 from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.progress import SILENT
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
     from edgekd.benchmarking.blocks import Block, Tried
     from edgekd.benchmarking.plan import Entry, Plan
-    from edgekd.drivers import Facts
+    from edgekd.benchmarking.session_file import Setting
+    from edgekd.drivers import Driver, Facts
     from edgekd.progress import Progress
 
 # Fields of a result that an emulated device does not have.
@@ -41,6 +44,8 @@ def bench(
     data: str | Path | None = None,
     dims: Mapping[str, int] | None = None,
     arena: bool = True,
+    session: str | Path | None = None,
+    profile: bool = False,
     progress: Progress = SILENT,
 ) -> BenchResult:
     """Measure models on a device: latency with bounds, and memory by phase.
@@ -66,18 +71,21 @@ def bench(
             up from the declared types (floats normal, integers 0 or 1, masks of ones).
         dims: Sizes of dynamic axes by name; others are 1.
         arena: Whether the sessions keep the memory of freed tensors for the next ones: onnxruntime does by default.
+        session: A file of settings that `tune` found, instead of `threads` and `arena`.
+        profile: Whether each model then also runs under onnxruntime's profiler, in a process of its own. On an
+            emulated device none is made.
         progress: Hears of every block.
 
     Raises:
         UsageError: an argument is impossible, or no model has an axis that `dims` names.
         ModelError: a model is missing, is not an ONNX file or does not run; before anything is measured.
-        DataError: `data` does not hold what a model takes.
+        DataError: `data` does not hold what a model takes, or `session` is no file of settings.
         DeviceError: the device failed.
     """
     from edgekd.devices import load_profile
     from edgekd.drivers import open_driver
 
-    profile = load_profile(device)
+    device_profile = load_profile(device)
     plan = make_plan(
         models,
         threads=threads,
@@ -88,20 +96,38 @@ def bench(
         dims=dims or {},
         arena=arena,
     )
-    with open_driver(profile) as driver:
+    if session is not None:
+        plan = _with_setting(plan, read_session(session))
+    with open_driver(device_profile) as driver:
         tried = rehearse(driver, plan)
         if driver.emulated:
             return _emulated(plan, tried, driver.probe(), device)
         repetitions, retaken = measure(driver, plan, tried, progress)
         sensor, energies = measure_energy(driver, plan, tried, progress)
+        profiles = _profile(driver, plan, tried, progress) if profile else None
     spans = [repetition.span for repetition in repetitions]
     blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
     conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"], power_sensor=sensor)
-    target = spans[0].before.target if profile.target == "auto" else profile.target
-    results = tuple(
-        replace(model, energy=energy) for model, energy in zip(_summarise(plan, blocks), energies, strict=True)
-    )
+    target = spans[0].before.target if device_profile.target == "auto" else device_profile.target
+    measured = summarise(plan, blocks, profiles)
+    results = tuple(replace(model, energy=energy) for model, energy in zip(measured, energies, strict=True))
     return BenchResult(device=Device(name=device, target=target), conditions=conditions, models=results)
+
+
+def _with_setting(plan: Plan, setting: Setting) -> Plan:
+    """Return the plan with every model once, in a session of this setting."""
+    changed = (replace(entry, threads=setting.threads, session=setting.session) for entry in plan.entries)
+    return replace(plan, entries=tuple(dict.fromkeys(changed)))
+
+
+def _profile(driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: Progress) -> list[Block]:
+    """Return what the profiler says of every entry."""
+    found = []
+    with progress.task("profile", len(plan.entries)) as task:
+        for entry in plan.entries:
+            found.append(profile_block(driver, plan, entry, tried[entry.path].place))
+            task.advance(1, entry.words)
+    return found
 
 
 def _emulated(plan: Plan, tried: Mapping[str, Tried], facts: Facts, device: str) -> BenchResult:
@@ -122,13 +148,22 @@ def _emulated(plan: Plan, tried: Mapping[str, Tried], facts: Facts, device: str)
     return BenchResult(device=Device(name=device, target=facts.target), conditions=conditions, models=models)
 
 
-def _summarise(plan: Plan, blocks: Sequence[Sequence[Block]]) -> tuple[ModelResult, ...]:
+def summarise(
+    plan: Plan, blocks: Sequence[Sequence[Block]], profiles: Sequence[Block] | None = None
+) -> tuple[ModelResult, ...]:
+    """Return the result of every entry from its blocks, and from what its profile says where one was made."""
     results: list[ModelResult] = []
     first: dict[int, ModelResult] = {}
     for entry, own in zip(plan.entries, blocks, strict=True):
         result = _summarise_one(entry, own, first.get(entry.threads))
         first.setdefault(entry.threads, result)
         results.append(result)
+    if profiles is not None:
+        results = [
+            replace(result, profile=summarise_profile(profile, result.latency_ms.p50))
+            for result, profile in zip(results, profiles, strict=True)
+            if result.latency_ms is not None
+        ]
     return tuple(results)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.benchmarking.conditions import Span
-from edgekd.benchmarking.shipping import METERED, PACED, RUNNER, ship_model
+from edgekd.benchmarking.shipping import METERED, PACED, PROFILED, RUNNER, ship_model
 from edgekd.errors import DeviceError, UsageError
 from edgekd.temporary import temporary_folder
 from edgekd.text import counted, nearest
@@ -60,12 +60,12 @@ class Repetition:
 
 
 def measure(
-    driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: Progress
+    driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: Progress, *, title: str = "bench"
 ) -> tuple[list[Repetition], int]:
     """Measure all repetitions in the order of the plan; return them, and how many were measured again."""
     kept: list[Repetition] = []
     retaken = 0
-    with progress.task("bench", plan.repeats * len(plan.entries)) as task:
+    with progress.task(title, plan.repeats * len(plan.entries)) as task:
         again: str | None = None
         while len(kept) < plan.repeats:
             repetition = _repeat(driver, plan, tried, len(kept), task, again=again)
@@ -86,9 +86,7 @@ def _repeat(
     for index in plan.order(repetition):
         entry = plan.entries[index]
         blocks[index] = run_block(driver, plan, entry, tried[entry.path].place, repetition=repetition)
-        waits = "" if entry.session.spinning else ", not spinning"
-        note = f"{Path(entry.path).name}, {counted(entry.threads, 'thread')}{waits}"
-        task.advance(0 if again else 1, f"{note}, again: {again}" if again else note)
+        task.advance(0 if again else 1, f"{entry.words}, again: {again}" if again else entry.words)
     own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
     span = Span(before=before, after=driver.probe(), own_cpu_s=own_cpu_s, elapsed_s=time.monotonic() - start)
     return Repetition(blocks=[blocks[index] for index in range(len(plan.entries))], span=span)
@@ -133,6 +131,18 @@ def meter_block(driver: Driver, plan: Plan, entry: Entry, place: str, *, phase_s
 
     job = _job(driver, plan, entry, place) | {"phase_s": phase_s, "polled": polled}
     return run_job(driver, METERED, job, _subjects(driver, plan, entry), [RUNNER.name])
+
+
+def profile_block(driver: Driver, plan: Plan, entry: Entry, place: str) -> Block:
+    """Run an entry under onnxruntime's profiler, in a process that measures nothing else; see `profiled.py`.
+
+    Raises:
+        ModelError, DataError, DeviceError: as the device says.
+    """
+    from edgekd.drivers.jobs import run_job
+
+    job = _job(driver, plan, entry, place)
+    return run_job(driver, PROFILED, job, _subjects(driver, plan, entry), [RUNNER.name])
 
 
 def _job(driver: Driver, plan: Plan, entry: Entry, place: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class PacedModel:
         path: The model as the caller named it.
         sha256: Of the file that ran.
         threads: Intra-op threads.
-        session: Options of the session: `arena` and `spinning`.
+        session: Options of the session: `arena`, `spinning` and `optimization`.
         inputs: `dtype` and `shape` of what it was fed, by input name.
         repetitions: Number of fresh processes.
         latency_ms: From when an input was due to its answer.
@@ -46,7 +46,7 @@ class PacedModel:
     path: str
     sha256: str
     threads: int
-    session: Mapping[str, bool]
+    session: Mapping[str, bool | str]
     inputs: Mapping[str, Any]
     repetitions: int
     latency_ms: Latency

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgekd.artifact import sha256_file
 from edgekd.benchmarking.statistics import runs_needed
 from edgekd.errors import DataError, ModelError, UsageError
+from edgekd.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +27,12 @@ class Session:
     Attributes:
         arena: It keeps the memory of freed tensors for the next ones.
         spinning: Its idle threads wait for work in a loop instead of asleep.
+        optimization: How far the graph is optimized: "all", "extended" (no layouts), "basic" or "none".
     """
 
     arena: bool = True
     spinning: bool = True
+    optimization: str = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,15 @@ class Entry:
     sha256: str
     threads: int
     session: Session = Session()
+
+    @property
+    def words(self) -> str:
+        """What it is, for people: the file's name, the threads, and what else is not onnxruntime's own."""
+        parts = [Path(self.path).name, counted(self.threads, "thread") if self.threads else "threads by default"]
+        parts += [] if self.session.spinning else ["not spinning"]
+        parts += [] if self.session.arena else ["no arena"]
+        parts += [] if self.session.optimization == "all" else [f"optimization {self.session.optimization}"]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

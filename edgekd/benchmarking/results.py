@@ -17,7 +17,9 @@ import numpy as np
 from edgekd.benchmarking.conditions import Conditions  # noqa: TC001
 from edgekd.benchmarking.consumption import Energy  # noqa: TC001
 from edgekd.benchmarking.correlation import correlated_uppers, lag_one_autocorrelation
+from edgekd.benchmarking.profiling import Profile  # noqa: TC001
 from edgekd.benchmarking.statistics import CONFIDENCE, PairedRatio, percentiles
+from edgekd.benchmarking.tuned import Tuning  # noqa: TC001
 from edgekd.errors import DataError, reading
 
 if TYPE_CHECKING:
@@ -121,11 +123,12 @@ class ModelResult:
             `edgekd/benchmarking/runner.py` for what they mean.
         ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
         samples_per_s: Throughput: the extent of the first input's first axis, over the mean latency.
-        session: Options of the session: `arena` and `spinning`; None in a result of an earlier version.
+        session: Options of the session: `arena`, `spinning` and `optimization`; None in an earlier version's result.
         resident_bytes: What is resident after the timed runs, in bytes, median over the repetitions: `anonymous` (the
             process's own), `file` (libraries and mapped files), `pss` (shared pages divided among those that share
             them); None where the device does not tell.
         energy: What an inference costs; None where there is no sensor (`conditions.power_sensor` says why).
+        profile: Where the time goes; None unless it was asked for.
     """
 
     path: str
@@ -141,18 +144,20 @@ class ModelResult:
     memory_bytes: Mapping[str, int | None] | None
     ratio_to_first: PairedRatio | None
     samples_per_s: float | None = None
-    session: Mapping[str, bool] | None = None
+    session: Mapping[str, bool | str] | None = None
     resident_bytes: Mapping[str, int | None] | None = None
     energy: Energy | None = None
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """What `bench` returns."""
+    """What `bench` returns; `tuning` is what a search for a session's settings found, or None."""
 
     device: Device
     conditions: Conditions
     models: tuple[ModelResult, ...]
+    tuning: Tuning | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the form `edgekd.bench/1`."""

@@ -9,8 +9,8 @@ JOB: `model` (path), `sha256` (hex, checked before the model is loaded), `thread
 `data` (path of an .npz, or null), `dims` (sizes of dynamic axes by name; others are 1), `seed`, `runs` and
 `duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones),
 `journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null), and
-optionally `session`: `{"arena": bool, "spinning": bool}`, whether the session keeps freed tensors for the next ones,
-and whether its idle threads spin; both true by default, as onnxruntime has them.
+optionally `session`: `arena`, `spinning` (whether the session keeps freed tensors for the next ones, and whether its
+idle threads spin; both true by default) and `optimization` (`all` by default, `extended`, `basic` or `none`).
 
 A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
 `{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
@@ -48,6 +48,12 @@ INPUT_DTYPES = (
     *("bool", "float16", "float32", "float64"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
 PHASES = ("interpreter", "import", "session_peak", "session", "first_run", "steady", "peak")
 
 # The warm-up ends when the medians of two windows in a row differ by at most 5 %, or after 3 s.
@@ -214,19 +220,24 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def open_session(runtime: Any, model: str, threads: int, session: dict[str, bool] | None = None) -> Any:
-    """Create the session: CPU, all optimisations, `threads` intra-op threads and one inter-op thread.
+def open_session(
+    runtime: Any, model: str, threads: int, session: dict[str, Any] | None = None, profile: str | None = None
+) -> Any:
+    """Create the session: CPU, `threads` intra-op threads (0: onnxruntime's own number), one inter-op thread.
 
-    `session` is the job's: whether there is an arena, and whether idle threads spin.
+    `session` is the job's; `profile` the beginning of the name of a file that onnxruntime's profiler writes.
     """
-    chosen = {"arena": True, "spinning": True, **(session or {})}
+    chosen = {"arena": True, "spinning": True, "optimization": "all", **(session or {})}
     options = runtime.SessionOptions()
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     options.enable_cpu_mem_arena = chosen["arena"]
     if not chosen["spinning"]:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, LEVELS[chosen["optimization"]])
     options.log_severity_level = 4  # its exceptions say the same
     try:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RUNNER: Final = Path(__file__).with_name("runner.py")
 METERED: Final = Path(__file__).with_name("metered.py")  # imports the runner
+PROFILED: Final = Path(__file__).with_name("profiled.py")  # imports the runner
 PACED: Final = Path(__file__).with_name("paced.py")  # imports the runner
 _ORT_FORMAT: Final = b"ORTM"  # the file identifier in the flatbuffers schema of onnxruntime's own format
 

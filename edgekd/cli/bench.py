@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from edgekd.errors import DeviceError, EdgekdError
 from edgekd.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from edgekd.benchmarking.pacing import PacedResult
@@ -88,7 +88,7 @@ class Dimension(click.ParamType[tuple[str, int]]):
     "--device", "devices", multiple=True, metavar="NAME", help="Where to measure; may be repeated.  [default: local]"
 )
 @click.option(
-    "--threads", type=Counts(), default=(1,), metavar="N,N", help="Threads to measure with (1 to 256).  [default: 1]"
+    "--threads", type=Counts(), metavar="N,N", help="Threads to measure with, or for --tune to try.  [default: 1]"
 )
 @click.option("--duration", type=Seconds(), metavar="10s", help="Time of the runs of one model.  [default: 2s]")
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Number of runs of one model.")
@@ -98,20 +98,27 @@ class Dimension(click.ParamType[tuple[str, int]]):
 @click.option(
     "--arena",
     type=click.Choice(["on", "off"]),
-    default="on",
     help="Whether the memory of freed tensors is kept for the next ones.  [default: on]",
 )
+@click.option("--session", type=options.FILE, metavar="FILE", help="Measure with the settings that --tuned wrote.")
+@click.option("--profile", is_flag=True, help="Also show where the time goes, by operator and by node.")
+@click.option("--tune", "tunes", is_flag=True, help="Search for settings of the session that are faster here.")
+@click.option("--tuned", type=options.FILE, metavar="FILE", help="Write the settings that --tune found here as JSON.")
 @options.json_file
 def command(
     models: tuple[Path, ...],
     devices: tuple[str, ...],
-    threads: tuple[int, ...],
+    threads: tuple[int, ...] | None,
     duration: float | None,
     runs: int | None,
     data: Path | None,
     dims: tuple[tuple[str, int], ...],
     rate: float | None,
-    arena: str,
+    arena: str | None,
+    session: Path | None,
+    profile: bool,
+    tunes: bool,
+    tuned: Path | None,
     json_path: Path | None,
 ) -> None:
     """Measure latency and memory of models.
@@ -121,64 +128,125 @@ def command(
 
     With --rate inputs come in at that pace. Each model then has two rows, with threads that spin while they wait and
     with threads that sleep: how late its answers are, how many deadlines it misses, and what CPU time it takes.
+
+    With --tune the settings of one model's session are varied: threads, optimization, spinning, arena. What it finds
+    is faster than onnxruntime's own settings beyond the noise, or it says that these are as good.
     """
-    from edgekd.benchmarking.bench import bench
-    from edgekd.benchmarking.pacing import pace
     from edgekd.benchmarking.parallel import on_devices
     from edgekd.cli import ui
 
-    if duration is not None and runs is not None:
-        raise click.UsageError("give either --duration or --runs")
-
-    verb = bench if rate is None else partial(pace, rate_per_s=rate)
+    given = {
+        "--threads": threads is not None,
+        "--duration": duration is not None,
+        "--runs": runs is not None,
+        "--rate": rate is not None,
+        "--arena": arena is not None,
+        "--session": session is not None,
+        "--profile": profile,
+        "--tune": tunes,
+    }
+    _require_apart(given)
+    if tunes and len(models) > 1:
+        raise click.UsageError(f"--tune takes one model, got {len(models)}")
+    if tuned is not None and not tunes:
+        raise click.UsageError("--tuned is written by --tune: give both")
+    verb = _verb(models, rate=rate, tunes=tunes)
+    asked: dict[str, Any] = {"duration_s": duration, "data": data, "dims": dict(dims)}
+    if tunes:
+        asked |= {"threads": threads}
+    else:
+        asked |= {"threads": threads or (1,), "runs": runs, "arena": arena != "off"}
+    if session is not None or profile:
+        asked |= {"session": session, "profile": profile}
 
     def measure(device: str, progress: Progress) -> BenchResult | PacedResult:
-        return verb(
-            models,
-            device=device,
-            threads=threads,
-            duration_s=duration,
-            runs=runs,
-            data=data,
-            dims=dict(dims),
-            arena=arena == "on",
-            progress=progress,
-        )
+        return verb(device=device, progress=progress, **asked)
 
     names = list(dict.fromkeys(devices)) or ["local"]
-    places = {name: _place(json_path, name, alone=len(names) == 1) for name in names}
-    label = "--json" if len(names) == 1 else "--json for {}"
-    options.claim({label.format(name): place for name, place in places.items()}, [*models, data])
-    if len(names) == 1:
-        _show(measure(names[0], ui.progress()), models, json_path)
+    alone = len(names) == 1
+    places = {name: _place(json_path, name, alone=alone) for name in names}
+    found_places = {name: _place(tuned, name, alone=alone) for name in names}
+    labels = {name: "" if alone else f" for {name}" for name in names}
+    written = {f"--json{labels[name]}": place for name, place in places.items()}
+    written |= {f"--tuned{labels[name]}": place for name, place in found_places.items()}
+    options.claim(written, [*models, data, session])
+    if alone:
+        _show(measure(names[0], ui.progress()), models, json_path, tuned)
         return
     failures: list[EdgekdError] = []
     for name, found in on_devices(names, measure, ui.progress()).items():
         if isinstance(found, EdgekdError):
             failures.append(found)
         else:
-            _show(found, models, places[name])
+            _show(found, models, places[name], found_places[name])
     if failures:
         listed = "\n".join(f"  {failure}" for failure in failures)
         kind = next((type(failure) for failure in failures if isinstance(failure, DeviceError)), type(failures[0]))
         raise kind(f"{counted(len(failures), 'device')} of {len(names)} failed:\n{listed}")
 
 
-def _place(json_path: Path | None, device: str, *, alone: bool) -> Path | None:
+_APART = {
+    "--duration": ("--runs",),
+    "--tune": ("--rate", "--runs", "--arena", "--session", "--profile"),
+    "--rate": ("--session", "--profile"),
+    "--session": ("--threads", "--arena"),
+}
+
+
+def _require_apart(given: Mapping[str, bool]) -> None:
+    """Refuse options that contradict each other."""
+    for option, others in _APART.items():
+        for other in others:
+            if given[option] and given[other]:
+                raise click.UsageError(f"give either {option} or {other}")
+
+
+def _verb(models: Sequence[Path], *, rate: float | None, tunes: bool) -> Callable[..., BenchResult | PacedResult]:
+    """Return what is to be done with the models."""
+    if tunes:
+        from edgekd.benchmarking.tuning import tune
+
+        return partial(tune, models[0])
+    if rate is not None:
+        from edgekd.benchmarking.pacing import pace
+
+        return partial(pace, models, rate_per_s=rate)
+    from edgekd.benchmarking.bench import bench
+
+    return partial(bench, models)
+
+
+def _place(path: Path | None, device: str, *, alone: bool) -> Path | None:
     """Return where a device's result goes: the file itself, or one beside it that is named after the device."""
     from edgekd.artifact import is_stream
 
-    if json_path is None or alone or is_stream(json_path):
-        return json_path
-    return json_path.with_name(f"{json_path.stem}.{device}{json_path.suffix}")
+    if path is None or alone or is_stream(path):
+        return path
+    return path.with_name(f"{path.stem}.{device}{path.suffix}")
 
 
-def _show(result: BenchResult | PacedResult, models: Sequence[Path], json_path: Path | None) -> None:
-    from edgekd.cli import ui
+def _show(
+    result: BenchResult | PacedResult, models: Sequence[Path], json_path: Path | None, tuned: Path | None
+) -> None:
+    from edgekd.artifact import write_json
+    from edgekd.cli import bench_tables, ui
     from edgekd.doctor import saturation_note
 
     content = result.to_json()
-    table = ui.paced_table if "rate_per_s" in content else ui.bench_table
-    options.show_and_write(lambda: table(content), json_path, content)
+    table = ui.paced_table if "rate_per_s" in content else bench_tables.bench_result
+    try:
+        options.show_and_write(lambda: table(content), json_path, content)
+    finally:
+        if tuned is not None:
+            write_json(tuned, _session_file(content), "--tuned")
     for model in models:
         options.tell(ui.progress(), saturation_note(model, content["device"]["target"]))
+
+
+def _session_file(content: Mapping[str, Any]) -> dict[str, Any]:
+    from edgekd.benchmarking.session_file import session_file
+
+    model = content["models"][0]
+    return session_file(
+        content["tuning"]["session"], device=content["device"]["name"], model=model["path"], sha256=model["sha256"]
+    )

@@ -126,8 +126,8 @@ def test_two_rows_a_model(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(blocks, "RETAKES", 0)
     result = pace([make_model()], rate_per_s=200.0, runs=20, repeats=2, arena=False)
     assert [model.session for model in result.models] == [
-        {"arena": False, "spinning": True},
-        {"arena": False, "spinning": False},
+        {"arena": False, "spinning": True, "optimization": "all"},
+        {"arena": False, "spinning": False, "optimization": "all"},
     ]
     for model in result.models:
         assert (model.latency_ms.samples, model.run_ms.samples, model.repetitions) == (20, 20, 2)

@@ -80,7 +80,7 @@ def test_bench_at_a_pace(line: Line, model: Path, tmp_path: Path) -> None:
     assert "throttling" in table
     written = json.loads((tmp_path / "p.json").read_text())
     assert [row["session"] for row in written["models"]] == [
-        {"arena": False, "spinning": spinning} for spinning in (True, False)
+        {"arena": False, "spinning": spinning, "optimization": "all"} for spinning in (True, False)
     ]
 
 
@@ -247,6 +247,13 @@ def test_a_gate_that_is_not_met_exits_4_and_keeps_the_file(
         (["bench", "net.onnx", "--rate", "10/s", "--device", "qemu-cortex-a53"], 2, "is emulated"),
         (["bench", "net.onnx", "--arena", "maybe"], 2, "'maybe' is not one of"),
         (["bench", "net.onnx", "--runs", "5", "--duration", "1s"], 2, "either --duration or --runs"),
+        (["bench", "net.onnx", "--tune", "--runs", "5"], 2, "either --tune or --runs"),
+        (["bench", "net.onnx", "--rate", "1/s", "--profile"], 2, "either --rate or --profile"),
+        (["bench", "net.onnx", "--session", "text.npz", "--threads", "2"], 2, "either --session or --threads"),
+        (["bench", "net.onnx", "--session", "text.npz"], 3, "text.npz: not a JSON file"),
+        (["bench", "net.onnx", "net.onnx", "--tune"], 2, "--tune takes one model, got 2"),
+        (["bench", "net.onnx", "--tuned", "s.json"], 2, "--tuned is written by --tune"),
+        (["bench", "net.onnx", "--tune", "--tuned", "net.onnx"], 2, "the command reads it"),
         (["export", "absent.safetensors", "--model", "resnet8", "-o", "m.onnx"], 3, "absent.safetensors"),
         (["devices", "show", "phone"], 2, "unknown device 'phone'"),
         (["recipe", "init", "digit"], 2, "perhaps you meant 'digits'"),
