@@ -11,6 +11,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from edgekd.benchmarking.conditions import Span, judge, without_times
+from edgekd.benchmarking.instructions import count_instructions
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
 from edgekd.benchmarking.shipping import RUNNER, ship_model
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgekd.benchmarking.plan import Entry, Plan
-    from edgekd.drivers import Driver, Facts
+    from edgekd.drivers import Driver
     from edgekd.progress import Progress, Task
 
 RETAKES = 3
@@ -53,10 +54,11 @@ def bench(
 ) -> BenchResult:
     """Measure models on a device: latency with bounds, and memory by phase.
 
-    Every model is first tried on the device, once. An emulated device is asked for no more: that shows that the
-    model runs there, and its times and memory would be the emulator's. On others, each of `repeats` blocks of each
-    model is measured in a fresh process, the models interleaved. A repetition during which other work kept the
-    machine busy, or something slowed its processor down, is measured again, `RETAKES` times in all. Latencies are
+    Every model is first tried on the device, once. An emulated device is asked for no more than that, and for the
+    number of instructions where it counts them (docs/devices.md): its times and memory would be the emulator's. On
+    others, each of `repeats` blocks of each model is measured in a fresh process, the models interleaved. A
+    repetition during which other work kept the machine busy, or something slowed its processor down, is measured
+    again, `RETAKES` times in all. Latencies are
     pooled over the blocks; memory is their median.
 
     Args:
@@ -90,7 +92,7 @@ def bench(
     with open_driver(profile) as driver:
         tried = _rehearse(driver, plan)
         if driver.emulated:
-            return _emulated(plan, tried, driver.probe(), device)
+            return _emulated(driver, plan, tried, device)
         repetitions, retaken = _measure(driver, plan, tried, progress)
     spans = [repetition.span for repetition in repetitions]
     blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
@@ -123,8 +125,20 @@ def _rehearse(driver: Driver, plan: Plan) -> dict[str, _Tried]:
     return tried
 
 
-def _emulated(plan: Plan, tried: Mapping[str, _Tried], facts: Facts, device: str) -> BenchResult:
-    """Return what an emulated device is good for: that the models run there. No time and no memory is its own."""
+def _emulated(driver: Driver, plan: Plan, tried: Mapping[str, _Tried], device: str) -> BenchResult:
+    """Return what an emulated device is good for: that the models run there, and at best how many instructions take.
+
+    No time and no memory is its own.
+    """
+
+    def instructions(entry: Entry) -> int | None:
+        if entry.threads > 1:
+            return None  # threads that wait for work count too
+        place = tried[entry.path].place
+        return count_instructions(
+            driver, lambda runs: _run(driver, plan, entry, place, rehearsal=True, more_runs=runs)
+        )
+
     models = tuple(
         ModelResult(
             path=entry.path,
@@ -132,10 +146,12 @@ def _emulated(plan: Plan, tried: Mapping[str, _Tried], facts: Facts, device: str
             threads=entry.threads,
             inputs=tried[entry.path].block["inputs"],
             repetitions=0,
+            instructions=instructions(entry),
             **dict.fromkeys(_MEASURED),
         )
         for entry in plan.entries
     )
+    facts = driver.probe()
     conditions = without_times(facts, onnxruntime=tried[plan.entries[0].path].block["onnxruntime"])
     return BenchResult(device=Device(name=device, target=facts.target), conditions=conditions, models=models)
 
@@ -183,7 +199,14 @@ def _repeat(
 
 
 def _run(
-    driver: Driver, plan: Plan, entry: Entry, place: str, *, repetition: int = 0, rehearsal: bool = False
+    driver: Driver,
+    plan: Plan,
+    entry: Entry,
+    place: str,
+    *,
+    repetition: int = 0,
+    rehearsal: bool = False,
+    more_runs: int = 0,
 ) -> Block:
     from edgekd.drivers.jobs import run_job
 
@@ -198,6 +221,7 @@ def _run(
         "runs": plan.runs[repetition],
         "duration_s": plan.duration_s,
         "rehearsal": rehearsal,
+        "more_runs": more_runs,
         "journal": journal,
     }
     subjects = {"model": entry.path, "data": str(plan.data), "device": f"device {driver.name}"}

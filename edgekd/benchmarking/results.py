@@ -120,6 +120,7 @@ class ModelResult:
             `edgekd/benchmarking/runner.py` for what they mean.
         ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
         samples_per_s: Throughput: the extent of the first input's first axis, over the mean latency.
+        instructions: Of one inference, on an emulated device with one thread, where QEMU counts them.
     """
 
     path: str
@@ -135,6 +136,7 @@ class ModelResult:
     memory_bytes: Mapping[str, int | None] | None
     ratio_to_first: PairedRatio | None
     samples_per_s: float | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -329,24 +329,29 @@ def evaluation_text(content: Mapping[str, Any]) -> str:
 
 
 def bench_table(content: Mapping[str, Any]) -> None:
-    """Print latency and memory of every model."""
-    columns = ("model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory")
-    rows = [
-        (
-            model["path"],
-            str(model["threads"]),
-            milliseconds(model["latency_ms"], "p50"),
-            milliseconds(model["latency_ms"], "p90"),
-            milliseconds(model["latency_ms"], "p90_upper"),
-            ratio_text(model["ratio_to_first"]),
-            bytes_text((model["memory_bytes"] or {}).get("peak")),
-            bytes_text((model["memory_bytes"] or {}).get("steady")),
-        )
-        for model in content["models"]
-    ]
-    device = content["device"]
-    table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
+    """Print latency and memory of every model, or the instructions that an emulated device counted."""
+    models, device = content["models"], content["device"]
+    title = f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}"
+    if any(model["instructions"] is not None for model in models):
+        counts = ("-" if model["instructions"] is None else f"{model['instructions']:,}" for model in models)
+        named = ((model["path"], str(model["threads"])) for model in models)
+        rows = [(*name, count) for name, count in zip(named, counts, strict=True)]
+        table(title, ("model", "threads", "instructions"), rows)
+    else:
+        columns = ("model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory")
+        table(title, columns, [_measured(model) for model in models])
     say(conditions_text(content["conditions"]))
+
+
+def _measured(model: Mapping[str, Any]) -> tuple[str, ...]:
+    memory = model["memory_bytes"] or {}
+    return (
+        model["path"],
+        str(model["threads"]),
+        *(milliseconds(model["latency_ms"], key) for key in ("p50", "p90", "p90_upper")),
+        ratio_text(model["ratio_to_first"]),
+        *(bytes_text(memory.get(phase)) for phase in ("peak", "steady")),
+    )
 
 
 def comparison_text(content: Mapping[str, Any]) -> None:
