@@ -129,6 +129,7 @@ class ModelResult:
             them); None where the device does not tell.
         energy: What an inference costs; None where there is no sensor (`conditions.power_sensor` says why).
         profile: Where the time goes; None unless it was asked for.
+        instructions: Of one inference, on an emulated device with one thread, where QEMU counts them.
     """
 
     path: str
@@ -148,6 +149,7 @@ class ModelResult:
     resident_bytes: Mapping[str, int | None] | None = None
     energy: Energy | None = None
     profile: Profile | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -355,28 +355,33 @@ def evaluation_text(content: Mapping[str, Any]) -> str:
 
 
 def bench_table(content: Mapping[str, Any]) -> None:
-    """Print latency and memory of every model, and what an inference costs where a sensor tells."""
-    columns = ["model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory"]
-    rows = [
-        [
-            model["path"],
-            str(model["threads"]),
-            milliseconds(model["latency_ms"], "p50"),
-            milliseconds(model["latency_ms"], "p90"),
-            milliseconds(model["latency_ms"], "p90_upper"),
-            ratio_text(model["ratio_to_first"]),
-            bytes_text((model["memory_bytes"] or {}).get("peak")),
-            bytes_text((model["memory_bytes"] or {}).get("steady")),
-        ]
-        for model in content["models"]
-    ]
-    if any(model["energy"] for model in content["models"]):
+    """Print latency and memory of every model, and what an inference costs where a sensor or an emulator tells."""
+    models = content["models"]
+    if any(model["instructions"] is not None for model in models):
+        columns = ["model", "threads", "instructions"]
+        counts = ("-" if model["instructions"] is None else f"{model['instructions']:,}" for model in models)
+        rows = [[model["path"], str(model["threads"]), count] for model, count in zip(models, counts, strict=True)]
+    else:
+        columns = ["model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory"]
+        rows = [_measured(model) for model in models]
+    if any(model["energy"] for model in models):
         columns.append("energy")
-        for row, model in zip(rows, content["models"], strict=True):
+        for row, model in zip(rows, models, strict=True):
             row.append(energy_text(model["energy"]))
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
     say(conditions_text(content["conditions"]))
+
+
+def _measured(model: Mapping[str, Any]) -> list[str]:
+    memory = model["memory_bytes"] or {}
+    return [
+        model["path"],
+        str(model["threads"]),
+        *(milliseconds(model["latency_ms"], key) for key in ("p50", "p90", "p90_upper")),
+        ratio_text(model["ratio_to_first"]),
+        *(bytes_text(memory.get(phase)) for phase in ("peak", "steady")),
+    ]
 
 
 def paced_table(content: Mapping[str, Any]) -> None:
