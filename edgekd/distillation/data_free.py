@@ -101,9 +101,9 @@ def statistics_loss(mean: Tensor, variance: Tensor, layer: nn.BatchNorm1d | nn.B
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
-    distance: Tensor = (mean - layer.running_mean).square().sum().sqrt()
-    distance = distance + (variance - layer.running_var).square().sum().sqrt()
-    return distance
+    means: Tensor = torch.linalg.vector_norm(mean - layer.running_mean)
+    variances: Tensor = torch.linalg.vector_norm(variance - layer.running_var)
+    return means + variances
 
 
 def roughness(images: Tensor) -> Tensor:
