@@ -63,8 +63,10 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
 
     Raises:
         UsageError: a factory does not take its arguments, or a tap is not there.
-        ModelError: a model does not fit the data, or tapped features cannot be compared.
+        ModelError: a model does not fit the data, tapped features cannot be compared, or images are to be made from a
+            teacher without batch normalisation.
     """
+    from edgekd.distillation.data_free import require_statistics
     from edgekd.distillation.engine import check_terms
     from edgekd.models import build, count_parameters
 
@@ -87,6 +89,8 @@ def check_models(recipe: Recipe, contract: Contract, progress: Progress = SILENT
     }
     teacher: Any = {**modules, **files}["teacher"]
     check_terms(recipe.distill, modules["student"], teacher, contract.shape)
+    if recipe.distill.data_free is not None:
+        require_statistics(teacher)
     sizes = {section: count_parameters(module) for section, module in modules.items()}
     if sizes["student"] > sizes.get("teacher", sizes["student"]):
         progress.note(

@@ -16,7 +16,9 @@ from edgekd.terms import (
     ConfidenceSettings,
     DeepSupervisionTerm,
     KdTerm,
+    MutualTerm,
     PairTerm,
+    SynthesisSettings,
     TapSettings,
     Weighting,
 )
@@ -207,23 +209,6 @@ class TeacherSettings(ModelSettings, TrainingSettings):
         return self
 
 
-class SynthesisSettings(Settings):
-    """Images made from the teacher's batch normalisations: DeepInversion (Yin et al. 2020, arXiv:1912.08795)."""
-
-    samples: Count = 2000
-    """Images to make, as many of each class."""
-    batch: int = Field(default=250, ge=2, le=1_000_000)
-    """Images that are made together: their common statistics are held against the teacher's."""
-    steps: Count = 500
-    """Steps of Adam for a batch of images."""
-    learning_rate: float = Field(default=0.1, ge=1e-12, le=1000)
-    """Of the images' pixels, in units of the network's input; it falls to zero on half a cosine."""
-    statistics: float = Field(default=1.0, ge=0, le=1e6)
-    """Weight of the distance from the teacher's statistics, beside the cross-entropy with the wanted class."""
-    smoothness: float = Field(default=0.01, ge=0, le=1e6)
-    """Weight of the mean squared difference of neighbouring pixels."""
-
-
 class DistillSettings(TrainingSettings):
     """How the student learns: `L = alpha * L_KD + (1 - alpha) * L_CE` (Hinton et al. 2015, arXiv:1503.02531)."""
 
@@ -252,6 +237,11 @@ class DistillSettings(TrainingSettings):
     """Train student and control with so many seeds, from the recipe's on, to show what chance alone changes. The best
     student on the validation split is kept."""
 
+    data_free: SynthesisSettings | None = None
+    """The student learns from images made from `[teacher]`, in place of the training samples."""
+    peers: int = Field(default=1, ge=1, le=100)
+    """Train so many students together that learn from each other, too, by the term `mutual`: deep mutual learning
+    (Zhang et al. 2018, arXiv:1706.00384). The best on the validation split is kept."""
     generations: int = Field(default=1, ge=1, le=100)
     """Train the student so many times, each time anew, taught by the one before and at first by the teacher:
     born-again networks (Furlanello et al. 2018, arXiv:1805.04770). The last is kept."""
@@ -260,6 +250,15 @@ class DistillSettings(TrainingSettings):
     def _later_generations_have_other_answers(self) -> DistillSettings:
         if self.generations > 1 and self.cache is not None and self.cache.path is not None:
             raise ValueError("cache.path names answers of one teacher; each of several generations has its own")
+        return self
+
+    @model_validator(mode="after")
+    def _peers_and_mutual_go_together(self) -> DistillSettings:
+        mutual = any(isinstance(term, MutualTerm) for term in self.terms)
+        if mutual and self.peers == 1:
+            raise ValueError("the term 'mutual' is of students that train together: set peers = 2 or more")
+        if self.terms and self.peers > 1 and not mutual:
+            raise ValueError(f"peers = {self.peers}, but none of the terms is 'mutual'")
         return self
 
     @model_validator(mode="after")
@@ -299,7 +298,7 @@ class DistillSettings(TrainingSettings):
         return self.model_copy(update={"taps": taps})
 
     def loss_terms(self) -> tuple[AnyTerm, ...]:
-        """Return the terms of the loss: those given, or KD and cross-entropy weighed by alpha."""
+        """Return the terms of the loss: those given, or KD and cross-entropy weighed by alpha, and what peers say."""
         if self.terms:
             return self.terms
         end = self.alpha_end
@@ -312,6 +311,7 @@ class DistillSettings(TrainingSettings):
                 temperature_end=self.temperature_end,
             ),
             CeTerm(kind="ce", weight=1 - self.alpha, weight_end=None if end is None else 1 - end),
+            *([MutualTerm(kind="mutual")] if self.peers > 1 else []),
         )
 
 
@@ -453,6 +453,19 @@ class Recipe(Settings):
                 'distill.weighting = "confidence" holds teachers against labels, and data.transfer has none; '
                 'weigh by "entropy"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _images_can_be_made(self) -> Recipe:
+        if self.distill.data_free is None:
+            return self
+        if self.teacher.onnx is not None:
+            raise ValueError(
+                "distill.data_free makes images from the batch normalisations of a torch teacher; teacher.onnx "
+                "gives no gradients and has them folded away: name a model and its checkpoint"
+            )
+        if self.data.transfer is not None:
+            raise ValueError("distill.data_free takes the place of training samples; leave out data.transfer")
         return self
 
     @model_validator(mode="after")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from edgekd.artifact import Artifact, Origin, canonical_json, indented_json, rounded
 from edgekd.errors import ModelError
@@ -19,13 +22,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from edgekd.data.samples import Samples
     from edgekd.data.splits import Splits
     from edgekd.distillation.state import Checkpoints, Epoch
     from edgekd.distillation.teacher import Teacher
     from edgekd.distillation.training import Trained
+    from edgekd.terms import SynthesisSettings
 
 TRAINING_LIBRARIES = ("numpy", "torch")
-GENERATION = 1000  # between the seeds of two generations: each begins with weights of its own
 
 
 class Training(NamedTuple):
@@ -79,6 +83,7 @@ class Networks:
         self.contract = splits.contract
         self.stages = stages
         self.data_parents = data_parents
+        self.made: Artifact | None = None  # images from the teacher, which the student learns from
         self.trainings: dict[str, list[Training]] = {}  # of control and student, one for each seed
 
     def train(self) -> dict[str, Artifact]:
@@ -141,11 +146,14 @@ class Networks:
         }
 
     def teachers(self) -> list[Teaching]:
-        """Return every teacher, `[teacher]` first: trained, or as the recipe names it."""
-        return [
+        """Return every teacher, `[teacher]` first: trained, or as the recipe names it. Images are made from it, too."""
+        teachers = [
             Teaching(settings, self._teacher(settings, number), settings.weight)
             for number, settings in enumerate(self.recipe.all_teachers.values())
         ]
+        if self.recipe.distill.data_free is not None:
+            self.made = self._make_images(teachers[0], self.recipe.distill.data_free)
+        return teachers
 
     def _teacher(self, settings: TeacherSettings, number: int) -> Artifact:
         role = f"teacher-{number + 1}" if number else "teacher"
@@ -206,6 +214,38 @@ class Networks:
 
         return self.stages.make(f"{role}.onnx", origin, make)
 
+    def _make_images(self, teacher: Teaching, settings: SynthesisSettings) -> Artifact:
+        """Return an `.npz` file of images and labels, made from a teacher."""
+        origin = Origin(
+            stage="synthesise",
+            settings={**self.architecture(teacher.model), **settings.effective(), "seed": self.recipe.seed},
+            parents={teacher.weights.path.name: teacher.weights.sha256, **self.data_parents},
+            libraries=TRAINING_LIBRARIES,
+        )
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            from edgekd.distillation.data_free import synthesise
+
+            made = synthesise(
+                self.load(teacher.model, teacher.weights),
+                self.contract.shape,
+                settings=settings,
+                seed=self.recipe.seed,
+                progress=self.stages.progress,
+            )
+            buffer = io.BytesIO()
+            arrays: dict[str, Any] = {"labels": made.labels, **made.batch(range(len(made)))}
+            np.savez(buffer, **arrays)
+            return buffer.getvalue(), {"samples": len(made)}
+
+        return self.stages.make("made.npz", origin, make)
+
+    def _learnt_from(self) -> Samples:
+        """Return what the student learns from: the training split, or images made from the teacher."""
+        from edgekd.data.opening import open_data
+
+        return self.splits.train if self.made is None else open_data(self.made.path, inputs=())
+
     def control(self, seed: int) -> Training:
         """Return the student trained without a teacher."""
         settings, model = self.recipe.distill, self.recipe.student
@@ -251,13 +291,13 @@ class Networks:
         """Return the student, taught by `teachers`; the last of several generations, taught by the one before."""
         settings, count = self.recipe.distill, self.recipe.distill.generations
         for number in range(1, count):
-            own = (seed + GENERATION * (number - 1)) % 2**32
+            own = _other(seed, number - 1)
             file = f"generations/student-{seed}-{number}.safetensors"
             taught = self._student(
                 teachers, settings, file, own, self._titled(f"distil generation {number} of {count}", seed)
             )
             teachers, settings = [Teaching(self.recipe.student, taught.weights)], settings.next_generation()
-        own = (seed + GENERATION * (count - 1)) % 2**32
+        own = _other(seed, count - 1)
         last = self._student(
             teachers, settings, self._place("student", seed), own, self._titled("distil the student", seed)
         )
@@ -307,9 +347,10 @@ class Networks:
         return distill(
             self.build(self.recipe.student, seed),
             self._asked(teachers),
-            self.splits.train,
+            self._learnt_from(),
             self.splits.validation,
             transfer=self.splits.transfer,
+            peers=[self.build(self.recipe.student, _other(seed, number)) for number in range(1, settings.peers)],
             settings=settings,
             augmentation=self._augmentation(),
             seed=seed,
@@ -322,9 +363,10 @@ class Networks:
         )
 
     def student_parents(self, teachers: Sequence[Teaching]) -> dict[str, str]:
-        """Return what a student depends on besides the data: its teachers, and any transfer samples."""
-        transfer = self.splits.transfer
+        """Return what a student depends on besides the data: its teachers, transfer samples, made images."""
+        transfer, made = self.splits.transfer, self.made
         more = {} if transfer is None else {"transfer": transfer.fingerprint}
+        more |= {} if made is None else {made.path.name: made.sha256}
         return {teacher.weights.path.name: teacher.weights.sha256 for teacher in teachers} | more
 
     def _asked(self, teachers: Sequence[Teaching]) -> Teacher:
@@ -338,7 +380,7 @@ class Networks:
             members,
             [teacher.weight for teacher in teachers],
             weighting=self.recipe.distill.weighting,
-            labels=self.splits.train.labels,
+            labels=self._learnt_from().labels,
         )
 
     def _answering(self, teacher: Teaching) -> Teacher:
@@ -431,3 +473,8 @@ class Networks:
 def _file(role: str, seed: int | None = None) -> str:
     """Return where a role's weights lie; with a seed, where those of one among several seeds do."""
     return f"{role}.safetensors" if seed is None else f"seeds/{role}-{seed}.safetensors"
+
+
+def _other(seed: int, number: int) -> int:
+    """Return the seed of the first weights of a later generation, or of a peer."""
+    return (seed + 1000 * number) % 2**32

@@ -51,6 +51,23 @@ class CacheSettings(Settings):
     """A folder to share between runs, relative to the recipe; in the run's own folder by default."""
 
 
+class SynthesisSettings(Settings):
+    """Images made from the teacher's batch normalisations: DeepInversion (Yin et al. 2020, arXiv:1912.08795)."""
+
+    samples: int = Field(default=2000, ge=1, le=MOST)
+    """Images to make, as many of each class."""
+    batch: int = Field(default=250, ge=2, le=1_000_000)
+    """Images that are made together: their common statistics are held against the teacher's."""
+    steps: int = Field(default=500, ge=1, le=MOST)
+    """Steps of Adam for a batch of images."""
+    learning_rate: float = Field(default=0.1, ge=1e-12, le=1000)
+    """Of the images' pixels, in units of the network's input; it falls to zero on half a cosine."""
+    statistics: float = Field(default=1.0, ge=0, le=1e6)
+    """Weight of the distance from the teacher's statistics, beside the cross-entropy with the wanted class."""
+    smoothness: float = Field(default=0.01, ge=0, le=1e6)
+    """Weight of the mean squared difference of neighbouring pixels."""
+
+
 class TermSettings(Settings):
     """What every term has."""
 
@@ -262,6 +279,16 @@ class DeepSupervisionTerm(SoftTerm):
     """Weight of the last stage's word against the label's."""
 
 
+class MutualTerm(SoftTerm):
+    """Deep mutual learning: divergence from each student that trains along (Zhang et al. 2018, arXiv:1706.00384)."""
+
+    asks_teacher: ClassVar[bool] = False
+    kind: Literal["mutual"]
+    """Which loss."""
+    temperature: float = Field(default=1.0, ge=0.01, le=1000)
+    """Softens both distributions; the term is multiplied by its square."""
+
+
 AnyTerm = (
     CeTerm
     | KdTerm
@@ -280,6 +307,7 @@ AnyTerm = (
     | PktTerm
     | CcTerm
     | DeepSupervisionTerm
+    | MutualTerm
 )
 KINDS: dict[str, type[AnyTerm]] = {
     get_args(term.model_fields["kind"].annotation)[0]: term for term in get_args(AnyTerm)

@@ -18,6 +18,7 @@ from edgekd.data.transfer import WithUnlabelled
 from edgekd.distillation.cache import StoredAnswers, store_answers
 from edgekd.distillation.objective import TeacherObjective
 from edgekd.distillation.onnx_teacher import OnnxTeacher
+from edgekd.distillation.peers import PeerObjective, asked_once, best_of
 from edgekd.distillation.running import best_device, placed, run_logits
 from edgekd.distillation.taps import tapped
 from edgekd.distillation.teacher import TorchTeacher
@@ -49,6 +50,7 @@ def distill(
     validation: Samples | Mapping[str, NDArray[Any]],
     *,
     transfer: Samples | Mapping[str, NDArray[Any]] | None = None,
+    peers: Sequence[nn.Module] = (),
     settings: DistillSettings | None = None,
     augmentation: Augmentation | None = None,
     seed: int = 0,
@@ -73,6 +75,8 @@ def distill(
         validation: Says which epoch was best.
         transfer: Further samples: terms of the teacher's answers learn from them, cross-entropy does not. Labels,
             if there are any, are ignored.
+        peers: The other students where `settings.peers` train together, each with first weights of its own. They are
+            trained in place, too; what is returned may be one of them.
         settings: How to train; the defaults of the recipe's `[distill]`.
         augmentation: Of the training images; none by default.
         seed: Of the order of samples and of the augmentation.
@@ -101,6 +105,11 @@ def distill(
         labelled = len(samples)
         samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
     _check_labels(samples, settings)
+    if len(peers) != settings.peers - 1:
+        raise UsageError(
+            f"distill.peers = {settings.peers}: {settings.peers - 1} students besides the first are to be given as "
+            f"`peers`, found {len(peers)}"
+        )
     device = best_device()
     asked = _teacher(teacher)
     teacher_taps = [theirs for _, theirs in settings.pairs]
@@ -114,16 +123,19 @@ def distill(
         )
     batches = training_batches(samples, settings, augmentation, seed)
     with ExitStack() as open_things:
-        ask = open_things.enter_context(asked.ready(device, teacher_taps))
-        open_things.enter_context(placed(student, device))
-        taps = open_things.enter_context(tapped(student, _student_taps(settings)))
+        ask = asked_once(open_things.enter_context(asked.ready(device, teacher_taps)))
         probe = next(batches.view(0, 0, 2, 2))
-        terms = _terms(settings, student, taps, ask, probe.inputs.to(device), probe.positions, seed)
-        return train_network(
+        objectives = []
+        for network in (student, *peers):
+            open_things.enter_context(placed(network, device))
+            taps = open_things.enter_context(tapped(network, _student_taps(settings)))
+            terms = _terms(settings, network, taps, ask, probe.inputs.to(device), probe.positions, seed)
+            objectives.append(TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places))
+        trained = train_network(
             student,
             samples,
             validation,
-            TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places),
+            PeerObjective(objectives, peers, settings.precision) if peers else objectives[0],
             settings=settings,
             augmentation=augmentation,
             seed=seed,
@@ -132,6 +144,7 @@ def distill(
             title=title,
             progress=progress,
         )
+    return best_of(trained, peers, open_labelled(validation))
 
 
 def _check_labels(samples: Samples, settings: DistillSettings) -> None:

@@ -34,6 +34,7 @@ class Step:
         positions: int64 (N,): which samples these are.
         epoch: From 0.
         share: Of the training that is done, in [0, 1).
+        peers: Logits of the networks that train along, shape (peers, N, classes); None: it trains alone.
     """
 
     inputs: Tensor
@@ -42,6 +43,7 @@ class Step:
     positions: Tensor
     epoch: int
     share: float
+    peers: Tensor | None = None
 
 
 class Objective(Protocol):
@@ -122,6 +124,7 @@ class TeacherObjective:
             share=step.share,
             labelled=labelled,
             places=dict(zip(self._places, features[len(compared) :], strict=True)),
+            peers=step.peers,
         )
         return {name: term.settings.weight_at(step.share) * term(lesson) for name, term in active}
 

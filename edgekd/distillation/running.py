@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgekd.data.torch_data import tensor_batches
-from edgekd.distillation.losses.labels import hits
+from edgekd.distillation.losses.labels import hits, label_loss
 from edgekd.errors import ModelError, user_code
 
 if TYPE_CHECKING:
@@ -86,10 +86,17 @@ def run_logits(module: nn.Module, inputs: Tensor, who: str = "the network") -> T
 
 
 @torch.no_grad()
-def accuracy(module: nn.Module, samples: Samples, batch_size: int = 256) -> float:
-    """Return the share of samples that a module puts into the right class, or into all their classes."""
-    correct, device = 0, best_device()
+def judge(module: nn.Module, samples: Samples, batch_size: int = 256) -> tuple[float, float]:
+    """Return a module's mean cross-entropy with the labels, and its accuracy."""
+    loss, correct, device = 0.0, 0, best_device()
     with frozen(module), placed(module, device):
         for inputs, labels, _ in tensor_batches(samples, batch_size):
-            correct += int(hits(run_logits(module, inputs.to(device)).cpu(), labels).sum())
-    return correct / len(samples)
+            logits = run_logits(module, inputs.to(device)).cpu()
+            loss += float(label_loss(logits, labels)) * len(labels)
+            correct += int(hits(logits, labels).sum())
+    return loss / len(samples), correct / len(samples)
+
+
+def accuracy(module: nn.Module, samples: Samples) -> float:
+    """Return the share of samples that a module puts into the right class, or into all their classes."""
+    return judge(module, samples)[1]

@@ -27,6 +27,7 @@ from edgekd.terms import (
     JsTerm,
     KdTerm,
     LskdTerm,
+    MutualTerm,
     PairTerm,
     PktTerm,
     ReverseKlTerm,
@@ -58,6 +59,7 @@ class Lesson:
         share: Of the training that is done, in [0, 1).
         labelled: Which labels are there, bool of shape (N,); those of the others are the teacher's. None: all.
         places: Further features of the student by path.
+        peers: Logits of the students that train along, shape (peers, N, classes); None: it trains alone.
     """
 
     logits: Tensor
@@ -68,6 +70,7 @@ class Lesson:
     share: float
     labelled: Tensor | None = None
     places: Mapping[str, Tensor] = field(default_factory=dict)
+    peers: Tensor | None = None
 
 
 class Term(nn.Module):
@@ -192,8 +195,16 @@ def _ce(settings: CeTerm, lesson: Lesson) -> Tensor:
     return label_loss(lesson.logits, lesson.labels, settings.label_smoothing, lesson.labelled)
 
 
+def _mutual(settings: MutualTerm, lesson: Lesson) -> Tensor:
+    """Return the mean divergence from each of the peers."""
+    assert lesson.peers is not None
+    temperature = settings.temperature_at(lesson.share)
+    return torch.stack([response.kd_loss(lesson.logits, peer, temperature) for peer in lesson.peers]).mean()
+
+
 RESPONSES: dict[type, Callable[[Any, Lesson], Tensor]] = {
     CeTerm: _ce,
+    MutualTerm: _mutual,
     KdTerm: _soft(response.kd_loss),
     DkdTerm: _dkd,
     DistTerm: _soft(response.dist_loss, "beta", "gamma"),

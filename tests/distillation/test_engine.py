@@ -58,7 +58,7 @@ def run(digits: Digits, net: Any, chosen: DistillSettings, teacher: Any = None, 
     return distill(student, teacher or net("resnet8x0.5"), *digits, settings=chosen, **changed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"mutual"}))  # it needs peers
 def test_every_kind_teaches_and_leaves_nothing_in_the_student(digits: Digits, net: Any, kind: str) -> None:
     student, teacher = net("resnet8x0.25", 1), net("resnet8x0.5")
     names, before = set(student.state_dict()), dump_weights(teacher)
