@@ -146,7 +146,7 @@ class Networks:
         }
 
     def teachers(self) -> list[Teaching]:
-        """Return every teacher, `[teacher]` first: trained, or as the recipe names it. Images are made from it, too."""
+        """Return every teacher, `[teacher]` first: trained, or as the recipe names it. Images are made of it, too."""
         teachers = [
             Teaching(settings, self._teacher(settings, number), settings.weight)
             for number, settings in enumerate(self.recipe.all_teachers.values())
