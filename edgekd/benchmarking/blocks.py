@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekd.progress import Progress, Task
 
 RETAKES = 3
+THREADS_A_CORE = 4
 _SEED = 0
 
 # What the runner says of one block; see the head of runner.py for the keys.
@@ -39,6 +40,7 @@ class Tried:
 
 def rehearse(driver: Driver, plan: Plan) -> dict[str, Tried]:
     """Load and run every model once on the device, so that a faulty one is found before anything is measured."""
+    _require_threads(driver, plan)
     tried: dict[str, Tried] = {}
     for entry in {entry.path: entry for entry in plan.entries}.values():
         place = ship_model(driver, Path(entry.path))
@@ -49,6 +51,19 @@ def rehearse(driver: Driver, plan: Plan) -> dict[str, Tried]:
             has = ", ".join(sorted(known)) or "none"
             raise UsageError(f"no model has a dynamic axis {name!r}{nearest(name, known)}; named axes: {has}")
     return tried
+
+
+def _require_threads(driver: Driver, plan: Plan) -> None:
+    """Refuse numbers of threads that say nothing of the device: its cores would only change between them."""
+    most = max(entry.threads for entry in plan.entries)
+    if most <= THREADS_A_CORE:
+        return
+    cores = driver.probe().logical_cores
+    if cores is not None and most > THREADS_A_CORE * cores:
+        raise UsageError(
+            f"threads: {driver.name} has {counted(cores, 'core')}, so at most {THREADS_A_CORE * cores} threads "
+            f"({THREADS_A_CORE} a core) can be measured there, got {most}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

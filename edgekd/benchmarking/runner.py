@@ -33,6 +33,7 @@ import array
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -63,6 +64,7 @@ WINDOW_S = 0.1
 STEADY_TOLERANCE = 0.05
 WARM_UP_CAP_S = 3.0
 JOURNAL_EVERY_S = 1.0
+MOST_OF_MEMORY = 0.25  # for one input: making it up takes three times its size, and the model needs room as well
 
 _PIECE_BYTES = 1 << 20
 
@@ -283,6 +285,13 @@ def generate(declared: Any, shape: list[int], seed: int) -> Any:
     import numpy as np
 
     dtype = input_type(declared)
+    size, memory = math.prod(shape) * dtype.itemsize, memory_of_device()
+    if memory is not None and size > MOST_OF_MEMORY * memory:
+        raise JobError(
+            "model",
+            f"input {declared.name!r} of shape {shape} would take {size / 1e9:.1f} GB, more than a quarter of the "
+            f"{memory / 1e9:.1f} GB of memory here: choose smaller sizes of its axes",
+        )
     random = np.random.default_rng(seed)
     try:
         if dtype.kind == "b" or "mask" in declared.name.lower():
@@ -292,6 +301,14 @@ def generate(declared: Any, shape: list[int], seed: int) -> Any:
         return random.integers(0, 2, shape).astype(dtype)
     except (MemoryError, ValueError) as error:
         raise JobError("device", f"input {declared.name!r} of shape {shape} is too large: {error}") from error
+
+
+def memory_of_device() -> int | None:
+    """Return how much memory this machine has, in bytes; None where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def read_sample(path: str, declared: Any, shape: list[int | None]) -> Any:

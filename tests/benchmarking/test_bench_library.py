@@ -173,6 +173,22 @@ def test_impossible_arguments(
         bench([make_model()], **changes)
 
 
+@pytest.mark.usefixtures("nothing_measured")
+def test_more_threads_than_four_a_core(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = replace(read_facts(), logical_cores=2)
+    monkeypatch.setattr(LocalDriver, "probe", lambda _: facts)
+    with pytest.raises(UsageError, match=r"threads: local has 2 cores, so at most 8 threads .4 a core.*, got 9"):
+        bench([make_model()], threads=(1, 9))
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_an_input_larger_than_a_quarter_of_the_memory(make_model: MakeModel) -> None:
+    model = make_model()
+    with pytest.raises(ModelError, match=r"input 'x' of shape \[999999999, 16\] would take 64.0 GB") as caught:
+        bench([model], dims={"batch": 999_999_999})
+    assert str(caught.value).startswith(str(model))
+
+
 def test_no_model() -> None:
     with pytest.raises(UsageError, match="no model"):
         bench([])

@@ -222,8 +222,16 @@ def test_an_input_that_cannot_be_made_up(kind: str) -> None:
 def test_an_input_that_does_not_fit_into_memory(tmp_path: Path, make_model: MakeModel, size: int) -> None:
     status, result = run(tmp_path, job_for(make_model(), dims={"batch": size}))
     assert status == 1
-    assert result["error"]["kind"] == "device"
-    assert "is too large" in result["error"]["message"]
+    assert result["error"]["kind"] == "model"
+    assert "more than a quarter of the" in result["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [10**13, 10**18])
+def test_an_input_that_does_not_fit_where_the_memory_is_unknown(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(runner, "memory_of_device", lambda: None)
+    with pytest.raises(runner.JobError, match="is too large") as caught:
+        runner.generate(SimpleNamespace(name="x", type="tensor(float)"), [size, 16], 0)
+    assert caught.value.kind == "device"
 
 
 def test_data_gives_its_first_rows(tmp_path: Path) -> None:
@@ -379,3 +387,17 @@ def test_what_proc_does_not_tell_is_null(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nRssAnon:\t  20 kB\nRssFile:\t   4 kB\nThreads:\t1\n")
     (tmp_path / "smaps_rollup").write_text("00400000-7ffd [rollup]\nRss:  24 kB\nPss:   21 kB\n")
     assert runner.read_resident(str(tmp_path)) == {"anonymous": 20 * 1024, "file": 4 * 1024, "pss": 21 * 1024}
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(4 * 4 * 100, True), (4 * 4 * 100 - 1, False), (None, True)])
+def test_the_largest_input_is_a_quarter_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, memory: int | None, fits: bool
+) -> None:
+    monkeypatch.setattr(runner, "memory_of_device", lambda: memory)
+    declared = SimpleNamespace(name="x", type="tensor(float)")
+    if fits:
+        assert runner.generate(declared, [100], 0).shape == (100,)
+        return
+    with pytest.raises(runner.JobError, match="more than a quarter") as caught:
+        runner.generate(declared, [100], 0)
+    assert caught.value.kind == "model"
