@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekd.text import bytes_text, draw_text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Told apart also by colour-blind eyes: M. Okabe and K. Ito, Color Universal Design (2008).
 PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999933")
 PHASES: Final = ("interpreter", "import", "session_peak", "session", "first_run", "steady", "peak")
+_MOST_OPERATORS: Final = 12
 _PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 _LARGEST_MARKER: Final = 46.0  # pixels
 
@@ -31,6 +33,7 @@ def charts(findings: Findings) -> dict[str, Figure]:
         "latency": latency(findings.models),
         "distribution": distribution(findings.models),
         "memory": memory(findings.models),
+        "operators": operators(findings.models),
         "training": training(findings.curves),
         "search": search(findings.search),
         "layers": layers(findings.quantization),
@@ -155,6 +158,32 @@ def memory(models: Sequence[Model]) -> Figure | None:
             }
         )
     return _figure(data, x="", y="resident memory, MB") if data else None
+
+
+def operators(models: Sequence[Model]) -> Figure | None:
+    """Time of one inference by operator, under onnxruntime's profiler; those that take most."""
+    profiled = [model for model in models if model.profile is not None]
+    times: list[Counter[str]] = []
+    total: Counter[str] = Counter()
+    for model in profiled:
+        own: Counter[str] = Counter()
+        for row in (model.profile or {})["operators"]:
+            own[row["operator"]] += row["time_us"]
+        times.append(own)
+        total.update(own)
+    shown = [name for name, _ in total.most_common(_MOST_OPERATORS)]
+    data = [
+        {
+            "type": "bar",
+            "name": _plain(model.name),
+            "x": [_plain(name) for name in shown],
+            "y": [own[name] for name in shown],
+            "marker": {"color": colour},
+            "hovertemplate": "%{x}: %{y:.4g} us<extra>%{fullData.name}</extra>",
+        }
+        for model, own, colour in zip(profiled, times, _colours(profiled), strict=True)
+    ]
+    return _figure(data, x="", y="time of an inference, us") if data else None
 
 
 def training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure | None:

@@ -37,6 +37,7 @@ class Model:
         latency_ms, memory_bytes: As in `edgekd.bench/1`.
         ratio: Its latency over that of the first model.
         energy: What an inference costs, as in `edgekd.bench/1`.
+        profile: Where its time goes, as in `edgekd.bench/1`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Model:
     memory_bytes: Json | None = None
     ratio: Json | None = None
     energy: Json | None = None
+    profile: Json | None = None
 
 
 @dataclass(kw_only=True)
@@ -194,6 +196,7 @@ def _add_bench(findings: Findings, content: Json) -> None:
             findings.models.append(known)
         known.latency_ms, known.memory_bytes = model["latency_ms"], model["memory_bytes"]
         known.ratio, known.energy = model["ratio_to_first"], model.get("energy")
+        known.profile = model.get("profile")
     findings.benches.append({"device": content["device"], "conditions": content["conditions"]})
 
 

@@ -278,3 +278,22 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(tmp_path: Path, ru
     assert re.search(r"<title>([^<]*)</title>", ran.stdout)[1] == html.escape(
         HOSTILE, quote=False
     )  # no script of it ran
+
+
+def test_where_the_time_goes_is_drawn_side_by_side(tmp_path: Path) -> None:
+    def profiled(path: str, **times_us: float) -> dict[str, Any]:
+        rows = [{"operator": name, "kind": "float", "time_us": time_us} for name, time_us in times_us.items()]
+        measured = {"latency_ms": latency(1.0), "memory_bytes": MEMORY, "ratio_to_first": None}
+        return {"path": path, "threads": 1, "profile": {"operators": rows}, **measured}
+
+    many = {f"Op{number}": 0.5 for number in range(20)}
+    models = [profiled("fp32.onnx", Conv=80.0, Gemm=4.0, **many), profiled("int8.onnx", QLinearConv=20.0, Gemm=3.0)]
+    content = {"schema": "edgekd.bench/1", "device": DEVICE, "conditions": CONDITIONS, "models": models}
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    figure = charts(gather([tmp_path / "bench.json"]))["operators"]
+    assert [(trace["name"], trace["x"][:3], trace["y"][:3]) for trace in figure["data"]] == [
+        ("fp32.onnx", ["Conv", "QLinearConv", "Gemm"], [80.0, 0.0, 4.0]),
+        ("int8.onnx", ["Conv", "QLinearConv", "Gemm"], [0.0, 20.0, 3.0]),
+    ]
+    assert len(figure["data"][0]["x"]) == 12
+    assert "Where the time goes" in text_of(report(tmp_path / "bench.json", tmp_path / "page.html"))
