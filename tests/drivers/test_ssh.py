@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekd.benchmarking import blocks
 from edgekd.benchmarking.bench import bench
 from edgekd.benchmarking.results import read_result
 from edgekd.benchmarking.shipping import ship_model
@@ -381,3 +382,12 @@ def test_weights_beside_the_model_come_along(tmp_path: Path, net: Path, driver: 
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match="its weights are missing"):
         ship_model(driver, apart)
+
+
+@pytest.mark.usefixtures("board")
+def test_a_profile_on_a_board(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "RETAKES", 0)
+    (model,) = bench([net], device="board", runs=1, profile=True).models
+    assert model.profile is not None
+    assert "Conv" in {row.operator for row in model.profile.operators}
+    assert model.profile.nodes_over_p50 > 0
