@@ -242,7 +242,7 @@ class _Search:
 
 def _row(number: int, trial: FrozenTrial) -> dict[str, Any]:
     told = trial.user_attrs
-    state = "diverged" if "problem" in told else "pruned" if trial.value is None else "complete"
+    state = "diverged" if "problem" in told else trial.state.name.lower()
     none = {"validation_top1": None, "validation_loss": None, "kept_epoch": None, "epochs": 0}
     figures = told.get("figures", none)
     return {"trial": number, "state": state, **told["draw"], **figures, "problem": told.get("problem")}
