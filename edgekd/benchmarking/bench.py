@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from edgekd.benchmarking.blocks import measure, profile_block, rehearse
+from edgekd.benchmarking.blocks import measure, profile_block, rehearse, run_block
 from edgekd.benchmarking.conditions import judge, without_times
 from edgekd.benchmarking.energy import measure_energy
+from edgekd.benchmarking.instructions import count_instructions
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.profiling import summarise as summarise_profile
 from edgekd.benchmarking.results import BenchResult, Device, Latency, ModelResult
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgekd.benchmarking.blocks import Block, Tried
     from edgekd.benchmarking.plan import Entry, Plan
     from edgekd.benchmarking.session_file import Setting
-    from edgekd.drivers import Driver, Facts
+    from edgekd.drivers import Driver
     from edgekd.progress import Progress
 
 # Fields of a result that an emulated device does not have.
@@ -50,12 +51,13 @@ def bench(
 ) -> BenchResult:
     """Measure models on a device: latency with bounds, and memory by phase.
 
-    Every model is first tried on the device, once. An emulated device is asked for no more: that shows that the
-    model runs there, and its times and memory would be the emulator's. On others, each of `repeats` blocks of each
-    model is measured in a fresh process, the models interleaved. A repetition during which other work kept the
-    machine busy, or something slowed its processor down, is measured again, `RETAKES` times in all. Latencies are
-    pooled over the blocks; memory is their median. Where the device has a sensor of power or energy, each model then
-    runs in fresh processes again, and what its inferences cost above an idle baseline is measured.
+    Every model is first tried on the device, once. An emulated device is asked for no more than that, and for the
+    number of instructions where it counts them (docs/devices.md): its times and memory would be the emulator's. On
+    others, each of `repeats` blocks of each model is measured in a fresh process, the models interleaved. A
+    repetition during which other work kept the machine busy, or something slowed its processor down, is measured
+    again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their median. Where the device has a
+    sensor of power or energy, each model then runs in fresh processes again, and what its inferences cost above an
+    idle baseline is measured.
 
     Args:
         models: ONNX files. The first is the one that others are compared with.
@@ -101,7 +103,7 @@ def bench(
     with open_driver(device_profile) as driver:
         tried = rehearse(driver, plan)
         if driver.emulated:
-            return _emulated(plan, tried, driver.probe(), device)
+            return _emulated(driver, plan, tried, device)
         repetitions, retaken = measure(driver, plan, tried, progress)
         sensor, energies = measure_energy(driver, plan, tried, progress)
         profiles = _profile(driver, plan, tried, progress) if profile else None
@@ -130,8 +132,20 @@ def _profile(driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: P
     return found
 
 
-def _emulated(plan: Plan, tried: Mapping[str, Tried], facts: Facts, device: str) -> BenchResult:
-    """Return what an emulated device is good for: that the models run there. No time and no memory is its own."""
+def _emulated(driver: Driver, plan: Plan, tried: Mapping[str, Tried], device: str) -> BenchResult:
+    """Return what an emulated device is good for: that the models run there, and at best how many instructions take.
+
+    No time and no memory is its own.
+    """
+
+    def instructions(entry: Entry) -> int | None:
+        if entry.threads > 1:
+            return None  # threads that wait for work count too
+        place = tried[entry.path].place
+        return count_instructions(
+            driver, lambda runs: run_block(driver, plan, entry, place, rehearsal=True, more_runs=runs)
+        )
+
     models = tuple(
         ModelResult(
             path=entry.path,
@@ -140,10 +154,12 @@ def _emulated(plan: Plan, tried: Mapping[str, Tried], facts: Facts, device: str)
             session=asdict(entry.session),
             inputs=tried[entry.path].block["inputs"],
             repetitions=0,
+            instructions=instructions(entry),
             **dict.fromkeys(_MEASURED),
         )
         for entry in plan.entries
     )
+    facts = driver.probe()
     conditions = without_times(facts, onnxruntime=tried[plan.entries[0].path].block["onnxruntime"])
     return BenchResult(device=Device(name=device, target=facts.target), conditions=conditions, models=models)
 

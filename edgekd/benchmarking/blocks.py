@@ -93,9 +93,16 @@ def _repeat(
 
 
 def run_block(
-    driver: Driver, plan: Plan, entry: Entry, place: str, *, repetition: int = 0, rehearsal: bool = False
+    driver: Driver,
+    plan: Plan,
+    entry: Entry,
+    place: str,
+    *,
+    repetition: int = 0,
+    rehearsal: bool = False,
+    more_runs: int = 0,
 ) -> Block:
-    """Measure one block of an entry, or with `rehearsal` run it once only.
+    """Measure one block of an entry, or with `rehearsal` run it once, and `more_runs`, and time none of them.
 
     Raises:
         ModelError, DataError, DeviceError: as the device says; the last tells how many timed runs had been made.
@@ -107,6 +114,7 @@ def run_block(
     job = _job(driver, plan, entry, place) | {
         "runs": plan.runs[repetition],
         "rehearsal": rehearsal,
+        "more_runs": more_runs,
         "journal": journal,
     }
     subjects = _subjects(driver, plan, entry)

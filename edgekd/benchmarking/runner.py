@@ -7,10 +7,11 @@ edgekd. One process is one measurement, because memory arenas and library pages 
 
 JOB: `model` (path), `sha256` (hex, checked before the model is loaded), `threads` (intra-op; inter-op is 1),
 `data` (path of an .npz, or null), `dims` (sizes of dynamic axes by name; others are 1), `seed`, `runs` and
-`duration_s` (timed runs go on until both are reached), `rehearsal` (stop after the first run: no timed ones),
-`journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or null), and
-optionally `session`: `arena`, `spinning` (whether the session keeps freed tensors for the next ones, and whether its
-idle threads spin; both true by default) and `optimization` (`all` by default, `extended`, `basic` or `none`).
+`duration_s` (timed runs go on until both are reached), `rehearsal` (no timed runs: the first one and, if that key is
+there, `more_runs`), `journal` (name of a file to which the timed runs are appended as JSON lines while they go on, or
+null), and optionally `session`: `arena`, `spinning` (whether the session keeps freed tensors for the next ones, and
+whether its idle threads spin; both true by default) and `optimization` (`all` by default, `extended`, `basic` or
+`none`).
 
 A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
 `{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
@@ -423,7 +424,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     try:
         with memory.highest("first_run"):
             _, result["first_run_ms"] = time_once(run)
-        if not job["rehearsal"]:
+        if job["rehearsal"]:
+            for _ in range(job.get("more_runs", 0)):
+                run()
+        else:
             gc.collect()
             gc.disable()
             result["warm_up"] = warm_up(run)

@@ -355,7 +355,10 @@ def evaluation_text(content: Mapping[str, Any]) -> str:
 
 
 def bench_table(content: Mapping[str, Any]) -> None:
-    """Print latency and memory of every model, and what an inference costs where a sensor tells."""
+    """Print latency and memory of every model, and what an inference costs where a sensor tells.
+
+    An emulated device has none of these; its instructions are printed where they were counted.
+    """
     columns = ["model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory"]
     rows = [
         [
@@ -374,6 +377,10 @@ def bench_table(content: Mapping[str, Any]) -> None:
         columns.append("energy")
         for row, model in zip(rows, content["models"], strict=True):
             row.append(energy_text(model["energy"]))
+    if any(model["instructions"] is not None for model in content["models"]):
+        columns[2:] = ["instructions"]
+        for row, model in zip(rows, content["models"], strict=True):
+            row[2:] = ["-" if model["instructions"] is None else f"{model['instructions']:,}"]
     device = content["device"]
     table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
     say(conditions_text(content["conditions"]))

@@ -5,11 +5,13 @@ That gives the answers of the core's kernels, and nothing that has to do with ti
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgekd.drivers.local import LocalDriver
 from edgekd.drivers.protocol import UNAVAILABLE, Facts
@@ -17,7 +19,12 @@ from edgekd.errors import DeviceError
 from edgekd.targets import classify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgekd.devices import DeviceProfile, QemuSettings
+
+BUILD: Final = "EDGEKD_QEMU_BUILD"  # names a folder in which QEMU was built with plugins
+_PLUGIN: Final = "libinsn.so"
 
 
 class QemuDriver(LocalDriver, ABC):
@@ -37,6 +44,7 @@ class QemuDriver(LocalDriver, ABC):
         self.machine = profile.qemu.machine
         self._target = profile.target
         self._emulator = ""
+        self._counter: tuple[str, ...] = ()
         self._features: frozenset[str] = frozenset()
 
     @property
@@ -82,7 +90,7 @@ class QemuDriver(LocalDriver, ABC):
 
     def emulation(self, *options: str, python: Path) -> list[str]:
         """Return the beginning of a command that runs a Python script on the emulated core."""
-        return [self._emulator, *options, str(python), "-P"]
+        return [*(self._counter or (self._emulator,)), *options, str(python), "-P"]
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of a run; QEMU's own would change what is emulated."""
@@ -98,6 +106,48 @@ class QemuDriver(LocalDriver, ABC):
             load_average=None,
             busy_cpu_s=None,
         )
+
+    @property
+    def counts_instructions(self) -> bool:
+        """Whether there is a QEMU with plugins for this core.
+
+        Raises:
+            DeviceError: the named folder is no build of QEMU.
+        """
+        return self._find_counter() is not None
+
+    def instructions(self, work: Callable[[], object]) -> int:
+        """Return the instructions of the last process that `work` runs here.
+
+        Raises:
+            DeviceError: QEMU gives no count.
+        """
+        found = self._find_counter()
+        assert found is not None
+        emulator, plugin = found
+        log = self.folder / "instructions.txt"
+        # Of the plugin, QEMU documentation, "TCG Plugins"; inline: a count without a call for each instruction.
+        self._counter = (emulator, "-plugin", f"{plugin},inline=on", "-d", "plugin", "-D", str(log))
+        try:
+            work()
+        finally:
+            self._counter = ()
+        text = log.read_text(encoding="ascii", errors="replace") if log.exists() else ""
+        counts = re.findall(r"^(?:total )?insns: (\d+)$", text, re.MULTILINE)
+        if not counts:
+            raise DeviceError(f"device {self.name}: {plugin} gives no number of instructions; it said: {text[-300:]}")
+        return int(counts[-1])
+
+    def _find_counter(self) -> tuple[str, Path] | None:
+        """Return QEMU's emulator of this kind of machine, built with plugins, and the plugin."""
+        named = os.environ.get(BUILD)
+        if not named:
+            return None
+        plugin = next(Path(named).absolute().glob(f"tests/**/{_PLUGIN}"), None)
+        if plugin is None:
+            raise DeviceError(f"{BUILD}={named}: no QEMU was built there with plugins: no tests/**/{_PLUGIN}")
+        emulator = Path(named).absolute() / programs(self.machine)[1]
+        return (str(emulator), plugin) if emulator.exists() else None
 
     def ask(self, code: str) -> list[int]:
         """Return the numbers that Python code prints on the emulated core.

@@ -94,6 +94,24 @@ def test_the_peak_of_a_parent_is_not_the_childs(tmp_path: Path, make_model: Make
     assert result["memory_bytes"]["peak"] < 250 << 20
 
 
+def test_a_rehearsal_of_more_runs(monkeypatch: pytest.MonkeyPatch, make_model: MakeModel) -> None:
+    """What an emulator's plugin counts: exactly so many runs, whatever they take."""
+    runs = []
+
+    class Counted:
+        def __init__(self, session: Any) -> None:
+            self.get_inputs = session.get_inputs
+            self.run = lambda *arguments: runs.append(session.run(*arguments))
+
+    opened = runner.open_session
+    monkeypatch.setattr(runner, "open_session", lambda *arguments: Counted(opened(*arguments)))
+    result = runner.measure(job_for(make_model(), rehearsal=True, more_runs=4))
+    assert len(runs) == 5
+    assert "samples_ms" not in result
+    runner.measure(job_for(make_model(), rehearsal=True))
+    assert len(runs) == 6
+
+
 @on_linux
 def test_the_peak_of_an_earlier_phase_is_not_a_later_ones() -> None:
     meter = runner.MemoryMeter()

@@ -146,6 +146,69 @@ def test_an_older_core_without_avx2_is_refused(
     assert device_state(odd) == "not offered: this emulator lacks it"
 
 
+def fake_build(folder: Path, count: str) -> Path:
+    """Make a QEMU that says of `runs` runs what an expression gives, and emulates nothing."""
+    (folder / "tests" / "tcg").mkdir(parents=True)
+    (folder / "tests" / "tcg" / "libinsn.so").touch()
+    program = folder / "qemu-x86_64"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, os, pathlib, sys\nplugin, log, rest = sys.argv[2], sys.argv[6], sys.argv[7:]\n"
+        f"assert sys.argv[1:6] == ['-plugin', '{folder}/tests/tcg/libinsn.so,inline=on', '-d', 'plugin', '-D']\n"
+        f"runs = json.loads(pathlib.Path(rest[-2]).read_text())['more_runs']\n"
+        f"pathlib.Path(log).write_text({count})\n"
+        "os.execv(rest[2], rest[2:])\n"  # this machine's own core is quicker
+    )
+    program.chmod(0o755)
+    return folder
+
+
+def test_instructions_where_qemu_counts_them(
+    tmp_path: Path,
+    x86_emulator: Path,
+    make_conv_net: Callable[..., onnx.ModelProto],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(), model)
+    # Starts differ: the process of few runs seems dearer than it is, and a second look takes more runs.
+    count = "f'cpu 0 insns: 5\\ntotal insns: {10**9 + 40_000 * (runs == 2) + 250_000 * runs}\\n'"
+    monkeypatch.setenv("EDGEKD_QEMU_BUILD", str(fake_build(tmp_path / "build", count)))
+    with pytest.raises(SystemExit) as end:
+        main(["bench", str(model), "--device=qemu-haswell", "--threads=1,2", f"--json={tmp_path / 'b.json'}"])
+    assert end.value.code == 0
+    assert [one.instructions for one in read_result(tmp_path / "b.json").models] == [250_000, None]
+    shown = capsys.readouterr().out
+    assert "250,000" in shown
+    assert "peak memory" not in shown
+
+
+def test_many_instructions_are_counted_with_few_runs(
+    tmp_path: Path, x86_emulator: Path, make_conv_net: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(), model)
+    count = "f'insns: {10**9 + 79_000_000 * runs if runs <= 4 else 0}\\n'"
+    monkeypatch.setenv("EDGEKD_QEMU_BUILD", str(fake_build(tmp_path / "build", count)))
+    assert bench([model], device="qemu-haswell").models[0].instructions == 79_000_000
+
+
+def test_a_build_of_qemu_that_cannot_count(
+    tmp_path: Path, x86_emulator: Path, make_conv_net: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "net.onnx"
+    onnx.save(make_conv_net(), model)
+    monkeypatch.setenv("EDGEKD_QEMU_BUILD", str(tmp_path))
+    with pytest.raises(DeviceError, match=r"EDGEKD_QEMU_BUILD=.*no QEMU was built there with plugins"):
+        bench([model], device="qemu-haswell")
+    build = fake_build(tmp_path / "build", "'odd'")
+    monkeypatch.setenv("EDGEKD_QEMU_BUILD", str(build))
+    with pytest.raises(DeviceError, match=r"libinsn.so gives no number of instructions; it said: odd"):
+        bench([model], device="qemu-haswell")
+    (build / "qemu-x86_64").unlink()  # built for another kind of machine
+    assert bench([model], device="qemu-haswell").models[0].instructions is None
+
+
 def test_a_machine_of_another_kind_has_no_older_core(x86_emulator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     haswell = load_profile("qemu-haswell")
