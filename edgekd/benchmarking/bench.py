@@ -55,8 +55,8 @@ def bench(
     number of instructions where it counts them (docs/devices.md): its times and memory would be the emulator's. On
     others, each of `repeats` blocks of each model is measured in a fresh process, the models interleaved. A
     repetition during which other work kept the machine busy, or something slowed its processor down, is measured
-    again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their median. Where the device has a
-    sensor of power or energy, each model then runs in fresh processes again, and what its inferences cost above an
+    again, `RETAKES` times in all. Latencies are pooled over the blocks; memory is their median. Where the device has
+    a sensor of power or energy, each model then runs in fresh processes again, and what its inferences cost above an
     idle baseline is measured.
 
     Args:
