@@ -1,6 +1,5 @@
 """What distillation gains in accuracy: CIFAR-10, a student of 8 layers, every method with the same pixels.
 
-    pip install -r benchmarks/distill/requirements.txt
     EDGEKD_DATA=FOLDER python benchmarks/distill/accuracy.py --teacher TEACHER.onnx
 
 FOLDER holds cifar10-imagefolder.tar.gz. Runs are written to results-accuracy.json beside this file one by one, those
@@ -27,7 +26,8 @@ import edgekd
 from edgekd.artifact import library_versions, locked_folder, write_json
 from edgekd.data.torch_data import tensor_batches
 from edgekd.distillation.engine import stored_answers
-from edgekd.distillation.training import Augmentation, Checkpoints
+from edgekd.distillation.state import Checkpoints
+from edgekd.distillation.training import Augmentation
 from edgekd.metrics import top1
 from edgekd.models import build
 from edgekd.recipe import DistillSettings
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 STUDENT = "resnet8"
+TRAINING = (
+    *("epochs", "keep", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "warmup"),
+    "label_smoothing",
+)  # what all methods have in common
 SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4)  # of every method; of the control and the winner besides
 LEARNING_RATE = 0.05  # of CRD's code for batches of 64; the rest are edgekd's defaults
 AUGMENTATION = Augmentation(crop_padding=4, flip=True)
@@ -87,15 +91,15 @@ class Study:
         self._teacher, self._splits, self._work, self._results = teacher, splits, work, results
         self._epochs = epochs
         self._answers = work / "answers"
-        everything = settings(*METHODS["control"], epochs).effective()
-        del everything["terms"], everything["taps"]
+        training = settings(*METHODS["control"], epochs).effective()
         self._protocol = {
             "student": STUDENT,
             "teacher_sha256": teacher.fingerprint,
             "train": len(splits.train),
             "train_sha256": splits.train.fingerprint,
             "test": len(splits.test),
-            "training": everything,
+            "training": {key: training[key] for key in TRAINING},
+            "views": epochs,
             "augmentation": {"crop_padding": AUGMENTATION.crop_padding, "flip": AUGMENTATION.flip},
         }
         self._content: dict[str, Any] = {"teacher_top1": None, "runs": []}

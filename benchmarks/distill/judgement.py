@@ -5,12 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import ttest_ind
+from edgekd.seeds import SIGNIFICANCE, gain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-LEVEL = 0.05
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -32,13 +30,14 @@ def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control")
 
     Returns:
         `method`, `seeds`, `mean`, `std` (null for one seed), `gain` over the control's mean; and, where both have two
-        seeds or more, `p` (Welch's test, two-sided), `p_holm` (corrected over all such comparisons), `significant`.
+        seeds or more and some spread, `p` (Welch's test, two-sided), `p_holm` (corrected over all such comparisons)
+        and `significant`.
     """
     base = accuracies.get(control, ())
     p_values = {
-        name: float(ttest_ind(found, base, equal_var=False).pvalue)
+        name: tested
         for name, found in accuracies.items()
-        if name != control and min(len(found), len(base)) > 1
+        if name != control and min(len(found), len(base)) > 1 and (tested := gain(found, base)["p_value"]) is not None
     }
     corrected = holm(p_values)
     rows = []
@@ -54,7 +53,7 @@ def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control")
             row |= {
                 "p": float(f"{p_values[name]:.3g}"),
                 "p_holm": float(f"{corrected[name]:.3g}"),
-                "significant": corrected[name] < LEVEL,
+                "significant": corrected[name] < SIGNIFICANCE,
             }
         rows.append(row)
     return sorted(rows, key=lambda row: -row["mean"])
