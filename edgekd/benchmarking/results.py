@@ -123,7 +123,6 @@ class ModelResult:
             `edgekd/benchmarking/runner.py` for what they mean.
         ratio_to_first: Its block medians over those of the first model with as many threads; None for that one.
         samples_per_s: Throughput: the extent of the first input's first axis, over the mean latency.
-        instructions: Of one inference, on an emulated device with one thread, where QEMU counts them.
         session: Options of the session: `arena`, `spinning` and `optimization`; None in an earlier version's result.
         resident_bytes: What is resident after the timed runs, in bytes, median over the repetitions: `anonymous` (the
             process's own), `file` (libraries and mapped files), `pss` (shared pages divided among those that share
@@ -151,7 +150,6 @@ class ModelResult:
     resident_bytes: Mapping[str, int | None] | None = None
     energy: Energy | None = None
     profile: Profile | None = None
-    instructions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
