@@ -136,8 +136,8 @@ def test_torch_is_imported_only_where_it_belongs() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("benchmarking/runner.py", "benchmarking/paced.py", "benchmarking/metered.py", "benchmarking/profiled.py"),
-        "drivers/agent.py",
+        *("benchmarking/runner.py", "benchmarking/answering.py", "benchmarking/paced.py", "benchmarking/metered.py"),
+        *("benchmarking/profiled.py", "drivers/agent.py"),
     ],
 )
 def test_what_is_pushed_to_boards_imports_nothing_of_edgekd(name: str) -> None:

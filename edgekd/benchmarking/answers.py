@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edgekd.benchmarking.shipping import RUNNER, ship_model
+from edgekd.benchmarking.shipping import ANSWERING, RUNNER, ship_model
 from edgekd.drivers.jobs import run_job
 from edgekd.errors import DeviceError
 from edgekd.temporary import temporary_folder, temporary_room
@@ -85,7 +85,7 @@ def _answer(driver: Driver, job: Mapping[str, Any], subjects: Mapping[str, str],
     """Run a job and fetch its answers; if it was cut short, those that are there, if there are any."""
     answers = [batch["output"] for batch in job["answers"]]
     try:
-        run_job(driver, RUNNER, job, subjects)
+        run_job(driver, ANSWERING, job, subjects, [RUNNER.name])
     except DeviceError:
         fetched = []
         for answer in answers:

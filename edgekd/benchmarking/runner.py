@@ -1,4 +1,4 @@
-"""Measure one model in this fresh process, or have it answer: latency in ms, memory in bytes by phase, outputs.
+"""Measure one model in this fresh process: latency in ms, memory in bytes by phase.
 
     python runner.py JOB.json RESULT.json
 
@@ -12,11 +12,6 @@ there, `more_runs`), `journal` (name of a file to which the timed runs are appen
 null), and optionally `session`: `arena`, `spinning` (whether the session keeps freed tensors for the next ones, and
 whether its idle threads spin; both true by default) and `optimization` (`all` by default, `extended`, `basic` or
 `none`).
-
-A JOB with `answers` measures nothing: `model`, `sha256` and `threads` as above, and `answers`, a list of
-`{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
-model's first output for each is written under that name and its inputs are removed. What has been answered already
-is left, so that a job which was cut short can go on.
 
 RESULT: the figures, or `{"error": {"kind": "model" | "data" | "device", "message": ...}}` and exit status 1.
 
@@ -461,35 +456,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def answer(job: dict[str, Any]) -> dict[str, Any]:
-    """Write the model's first output for each batch of the job; see the head of this file."""
-    check_sha256(job["model"], job["sha256"])
-    runtime = import_runtime()
-    import numpy as np
-
-    session = open_session(runtime, job["model"], job["threads"])
-    first = session.get_outputs()[0].name
-    for batch in job["answers"]:
-        output = Path(batch["output"])
-        if output.exists():
-            continue
-        try:
-            with np.load(batch["inputs"], allow_pickle=False) as arrays:
-                feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(batch["names"])}
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise JobError("device", f"{batch['inputs']}: the inputs did not arrive whole: {error}") from error
-        try:
-            values = session.run([first], feeds)[0]
-        except Exception as error:
-            raise refusal(error, "the model loads but cannot run") from error
-        partial = output.with_name(output.name + ".partial")
-        with partial.open("wb") as stream:
-            np.save(stream, values, allow_pickle=False)
-        partial.replace(output)
-        Path(batch["inputs"]).unlink()  # a board has little space
-    return {"schema": SCHEMA, "python": platform.python_version(), "onnxruntime": runtime.__version__}
-
-
 def write_result(path: str, result: dict[str, Any]) -> None:
     """Write the result under a temporary name, then move it: a killed runner leaves no half result."""
     temporary = Path(path + ".partial")
@@ -497,12 +463,7 @@ def write_result(path: str, result: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def do(job: dict[str, Any]) -> dict[str, Any]:
-    """Return what a job asks for."""
-    return answer(job) if "answers" in job else measure(job)
-
-
-def main(job_path: str, result_path: str, work: Callable[[dict[str, Any]], dict[str, Any]] = do) -> int:
+def main(job_path: str, result_path: str, work: Callable[[dict[str, Any]], dict[str, Any]] = measure) -> int:
     """Do the job in one file, write the result to another, and return the exit status."""
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     try:

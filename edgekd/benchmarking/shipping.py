@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekd.drivers import Driver
 
 RUNNER: Final = Path(__file__).with_name("runner.py")
+ANSWERING: Final = Path(__file__).with_name("answering.py")  # imports the runner
 METERED: Final = Path(__file__).with_name("metered.py")  # imports the runner
 PROFILED: Final = Path(__file__).with_name("profiled.py")  # imports the runner
 PACED: Final = Path(__file__).with_name("paced.py")  # imports the runner
