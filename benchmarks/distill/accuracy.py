@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import cifar
 import numpy as np
 import torch
-from judgement import compare
+from judgement import RESULTS, accuracies, compare, print_table
 from methods import METHODS, TEACHER_TAPS, Pairs, Terms
 
 import edgekd
-from edgekd.artifact import library_versions, locked_folder, write_json
+from edgekd.artifact import library_versions, locked_folder, sha256_file, write_json
 from edgekd.data.torch_data import tensor_batches
 from edgekd.distillation.engine import stored_answers
 from edgekd.distillation.state import Checkpoints
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
     from edgekd.data.samples import Samples
     from edgekd.data.splits import Splits
-    from edgekd.distillation.onnx_teacher import OnnxTeacher
 
-HERE = Path(__file__).parent
 STUDENT = "resnet8"
 TRAINING = (
     *("epochs", "keep", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "warmup"),
@@ -87,14 +85,15 @@ class Lines:
 class Study:
     """The runs that are done, in a file, and how to make another one."""
 
-    def __init__(self, teacher: OnnxTeacher, splits: Splits, work: Path, results: Path, epochs: int) -> None:
-        self._teacher, self._splits, self._work, self._results = teacher, splits, work, results
+    def __init__(self, teacher: Path, splits: Splits, work: Path, results: Path, epochs: int) -> None:
+        self._teacher = cifar.teacher(teacher, splits)
+        self._splits, self._work, self._results = splits, work, results
         self._epochs = epochs
         self._answers = work / "answers"
         training = settings(*METHODS["control"], epochs).effective()
         self._protocol = {
             "student": STUDENT,
-            "teacher_sha256": teacher.fingerprint,
+            "teacher_sha256": sha256_file(teacher),
             "train": len(splits.train),
             "train_sha256": splits.train.fingerprint,
             "test": len(splits.test),
@@ -154,13 +153,6 @@ class Study:
         self._write()
         print(json.dumps(run), flush=True)
 
-    def accuracies(self) -> dict[str, list[float]]:
-        """Return the test accuracies of each method that has any."""
-        found: dict[str, list[float]] = {}
-        for run in sorted(self._content["runs"], key=lambda run: (list(METHODS).index(run["method"]), run["seed"])):
-            found.setdefault(run["method"], []).append(run["test_top1"])
-        return found
-
     def winner(self) -> str:
         """Return the method with the highest mean over the seeds that all have."""
         means = {
@@ -179,7 +171,7 @@ class Study:
                 "protocol": self._protocol,
                 "teacher_top1": self._content["teacher_top1"],
                 "versions": library_versions(["numpy", "onnxruntime", "scipy", "torch"]),
-                "methods": compare(self.accuracies()),
+                "methods": compare(accuracies(self._content["runs"])),
                 "runs": self._content["runs"],
             },
         )
@@ -196,21 +188,6 @@ def outputs(module: torch.nn.Module, samples: Samples) -> np.ndarray:
     return torch.cat([module(batch.inputs) for batch in tensor_batches(samples, 250)]).numpy()
 
 
-def print_table(accuracies: dict[str, list[float]]) -> None:
-    """Print the README's table."""
-    print("| method | seeds | test accuracy | std | gain, points | p | p, Holm | more than seeds |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in compare(accuracies):
-        std = "" if row["std"] is None else f"{100 * row['std']:.2f}"
-        gain = "" if row["gain"] is None or row["method"] == "control" else f"{100 * row['gain']:+.2f}"
-        p = (
-            f"{row['p']:.2g} | {row['p_holm']:.2g} | {'yes' if row['significant'] else 'no'}"
-            if "p" in row
-            else " | | "
-        )
-        print(f"| {row['method']} | {row['seeds']} | {100 * row['mean']:.2f} % | {std} | {gain} | {p} |")
-
-
 def main() -> None:
     """Run what is missing, seed by seed, so that the table is balanced whenever it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,15 +195,14 @@ def main() -> None:
         "--teacher", type=Path, required=True, help="ONNX file: RGB / 255, 10 classes in sorted order"
     )
     parser.add_argument("--work", type=Path, default=Path("runs/distill-study"), help="images, answers, checkpoint")
-    parser.add_argument("--results", type=Path, default=HERE / "results-accuracy.json")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--train", type=int, default=20_000, help="training images")
     parser.add_argument("--epochs", type=int, default=12)
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
     with locked_folder(chosen.work):
         splits = cifar.images(chosen.work, chosen.train)
-        teacher = cifar.teacher(chosen.teacher, splits)
-        study = Study(teacher, splits, chosen.work, chosen.results, chosen.epochs)
+        study = Study(chosen.teacher, splits, chosen.work, chosen.results, chosen.epochs)
         study.prepare()
         for seed in SEEDS:
             for method in METHODS:
@@ -234,7 +210,7 @@ def main() -> None:
         for seed in MORE_SEEDS:
             for method in ("control", study.winner()):
                 study.run(method, seed)
-        print_table(study.accuracies())
+        print_table(json.loads(chosen.results.read_bytes())["runs"])
 
 
 if __name__ == "__main__":

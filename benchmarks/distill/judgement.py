@@ -1,14 +1,31 @@
-"""Which differences are more than seeds: Welch's test against the control, corrected for how many there are."""
+"""Which differences are more than seeds: Welch's test against the control, corrected for how many there are.
+
+    python benchmarks/distill/judgement.py
+
+prints the table of the runs that are done so far.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.seeds import SIGNIFICANCE, gain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+RESULTS = Path(__file__).parent / "results-accuracy.json"
+
+
+def accuracies(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the test accuracies of each method that has any, in the order of the seeds."""
+    found: dict[str, list[float]] = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        found.setdefault(run["method"], []).append(run["test_top1"])
+    return found
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -21,11 +38,11 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control") -> list[dict[str, Any]]:
+def compare(scores: Mapping[str, Sequence[float]], control: str = "control") -> list[dict[str, Any]]:
     """Return a row for each method, the most accurate first.
 
     Args:
-        accuracies: Of each method, one for each seed.
+        scores: Of each method, one for each seed.
         control: What all others are held against.
 
     Returns:
@@ -33,15 +50,15 @@ def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control")
         seeds or more and some spread, `p` (Welch's test, two-sided), `p_holm` (corrected over all such comparisons)
         and `significant`.
     """
-    base = accuracies.get(control, ())
+    base = scores.get(control, ())
     p_values = {
         name: tested
-        for name, found in accuracies.items()
+        for name, found in scores.items()
         if name != control and min(len(found), len(base)) > 1 and (tested := gain(found, base)["p_value"]) is not None
     }
     corrected = holm(p_values)
     rows = []
-    for name, found in accuracies.items():
+    for name, found in scores.items():
         row: dict[str, Any] = {
             "method": name,
             "seeds": len(found),
@@ -57,3 +74,22 @@ def compare(accuracies: Mapping[str, Sequence[float]], control: str = "control")
             }
         rows.append(row)
     return sorted(rows, key=lambda row: -row["mean"])
+
+
+def print_table(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print the README's table."""
+    print("| method | seeds | test accuracy | std | gain, points | p | p, Holm | more than seeds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in compare(accuracies(runs)):
+        std = "" if row["std"] is None else f"{100 * row['std']:.2f}"
+        gain = "" if row["gain"] is None or row["method"] == "control" else f"{100 * row['gain']:+.2f}"
+        p = (
+            f"{row['p']:.2g} | {row['p_holm']:.2g} | {'yes' if row['significant'] else 'no'}"
+            if "p" in row
+            else " | | "
+        )
+        print(f"| {row['method']} | {row['seeds']} | {100 * row['mean']:.2f} % | {std} | {gain} | {p} |")
+
+
+if __name__ == "__main__":
+    print_table(json.loads(RESULTS.read_bytes())["runs"])
