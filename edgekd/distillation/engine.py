@@ -217,11 +217,20 @@ def stored_answers(
         taps=[theirs for _, theirs in settings.pairs],
         views=views,
         top_k=settings.cache.top_k,
+        temperatures=_temperatures(settings),
         replace=replaces,
         device=best_device(),
         progress=progress,
     )
     return answers, replayed
+
+
+def _temperatures(settings: DistillSettings) -> list[float]:
+    """Return those at which the terms look at a teacher's answers, from 1 on: where the bound of a tail holds."""
+    values = (
+        getattr(term, name, None) for term in settings.loss_terms() for name in ("temperature", "temperature_end")
+    )
+    return sorted({value for value in values if value is not None and value >= 1}) or [1.0]
 
 
 def check_terms(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,7 +185,7 @@ def test_facts_of_this_machine(driver: Driver) -> None:
     assert facts.governor
     if sys.platform == "linux":
         assert facts.busy_cpu_s is not None
-    json.dumps(vars(facts), allow_nan=False)
+    json.dumps(asdict(facts), allow_nan=False)
 
 
 def fake(root: Path, files: dict[str, str]) -> Facts:

@@ -101,7 +101,7 @@ def test_evaluate_and_bench_on_a_core(
     assert found["latency_ms"] is None
     assert found["memory_bytes"] is None
     assert {key for key, value in found.items() if value is not None} <= {
-        *("path", "sha256", "threads", "inputs", "repetitions"),
+        *("path", "sha256", "threads", "session", "inputs", "repetitions"),
     }
     assert found["inputs"]["input"]["shape"] == [3, 3, 8, 8]
     assert read_result(tmp_path / "b.json").device.target == "arm64-dotprod"
