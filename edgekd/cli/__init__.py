@@ -14,7 +14,7 @@ import click
 import edgekd
 from edgekd.cli.process import SIGINT, SIGPIPE, Ended, ends_told, settle_streams, surroundings
 from edgekd.errors import EdgekdError
-from edgekd.launch import launched
+from edgekd.launch import launched, leave
 
 VERBS: Final = (
     *("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report"),
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     code = _run(["--debug"] * debug + [word for word in given if word != "--debug"], debug=debug)
     settle_streams()
-    sys.exit(code)
+    leave(code)
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:

@@ -27,6 +27,7 @@ from edgekd.distillation.state import Checkpoints
 from edgekd.distillation.teacher import TorchTeacher
 from edgekd.distillation.training import Augmentation, Trained, train_network
 from edgekd.errors import EdgekdError, UsageError
+from edgekd.launch import leave
 from edgekd.models import build, dump_weights
 from edgekd.progress import SILENT
 from edgekd.recipe import DistillSettings, TrainingSettings
@@ -211,3 +212,4 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     results = main(place)
     (place / f"{results['rank']}.json").write_text(json.dumps(results))
+    leave(0)
