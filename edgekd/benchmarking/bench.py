@@ -6,7 +6,15 @@ from dataclasses import asdict, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from edgekd.benchmarking.blocks import measure, profile_block, rehearse, run_block
+from edgekd.benchmarking.blocks import (
+    by_entry,
+    measure,
+    measured_target,
+    median_bytes,
+    profile_block,
+    rehearse,
+    run_block,
+)
 from edgekd.benchmarking.conditions import judge, without_times
 from edgekd.benchmarking.energy import measure_energy
 from edgekd.benchmarking.instructions import count_instructions
@@ -108,9 +116,9 @@ def bench(
         sensor, energies = measure_energy(driver, plan, tried, progress)
         profiles = _profile(driver, plan, tried, progress) if profile else None
     spans = [repetition.span for repetition in repetitions]
-    blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
+    blocks = by_entry(repetitions)
     conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"], power_sensor=sensor)
-    target = spans[0].before.target if device_profile.target == "auto" else device_profile.target
+    target = measured_target(device_profile, spans)
     measured = summarise(plan, blocks, profiles)
     results = tuple(replace(model, energy=energy) for model, energy in zip(measured, energies, strict=True))
     return BenchResult(device=Device(name=device, target=target), conditions=conditions, models=results)
@@ -198,8 +206,8 @@ def _summarise_one(entry: Entry, blocks: Sequence[Block], first: ModelResult | N
         latency_ms=Latency.of([block["samples_ms"] for block in blocks]),
         block_p50_ms=medians,
         warmed_up=all(block["warm_up"]["steady"] for block in blocks),
-        memory_bytes=_median_bytes(blocks, "memory_bytes"),
-        resident_bytes=_median_bytes(blocks, "resident_bytes"),
+        memory_bytes=median_bytes(blocks, "memory_bytes"),
+        resident_bytes=median_bytes(blocks, "resident_bytes"),
         ratio_to_first=None if first is None else paired_ratio(medians, first.block_p50_ms or ()),
         samples_per_s=_samples_per_s(blocks),
     )
@@ -209,12 +217,3 @@ def _samples_per_s(blocks: Sequence[Block]) -> float:
     shape: list[int] = next((declared["shape"] for declared in blocks[0]["inputs"].values()), [])
     mean_ms = fmean(sample for block in blocks for sample in block["samples_ms"])
     return round((shape[0] if shape else 1) * 1000 / mean_ms, 3)
-
-
-def _median_bytes(blocks: Sequence[Block], figures: str) -> dict[str, int | None]:
-    """Return the median over the blocks of each of several figures; None where a block lacks it."""
-    found: dict[str, int | None] = {}
-    for name in blocks[0][figures]:
-        known = [block[figures][name] for block in blocks]
-        found[name] = None if None in known else round(median(known))
-    return found

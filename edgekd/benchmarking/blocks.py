@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgekd.benchmarking.conditions import Span
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgekd.benchmarking.plan import Entry, Plan
+    from edgekd.devices import DeviceProfile
     from edgekd.drivers import Driver
     from edgekd.progress import Progress, Task
 
@@ -105,6 +107,25 @@ def _repeat(
     own_cpu_s = sum(block["cpu_s"] for block in blocks.values())
     span = Span(before=before, after=driver.probe(), own_cpu_s=own_cpu_s, elapsed_s=time.monotonic() - start)
     return Repetition(blocks=[blocks[index] for index in range(len(plan.entries))], span=span)
+
+
+def by_entry(repetitions: Sequence[Repetition]) -> list[list[Block]]:
+    """Return the blocks of every entry, in the order of time."""
+    return [list(blocks) for blocks in zip(*(repetition.blocks for repetition in repetitions), strict=True)]
+
+
+def measured_target(profile: DeviceProfile, spans: Sequence[Span]) -> str:
+    """Return the instruction set of a profile, or what the device itself told where that says `auto`."""
+    return spans[0].before.target if profile.target == "auto" else profile.target
+
+
+def median_bytes(blocks: Sequence[Block], figures: str) -> dict[str, int | None]:
+    """Return the median over the blocks of each of several figures; None where a block lacks it."""
+    found: dict[str, int | None] = {}
+    for name in blocks[0][figures]:
+        known = [block[figures][name] for block in blocks]
+        found[name] = None if None in known else round(median(known))
+    return found
 
 
 def run_block(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edgekd.benchmarking.blocks import measure, rehearse
+from edgekd.benchmarking.blocks import by_entry, measure, measured_target, rehearse
 from edgekd.benchmarking.conditions import Conditions, judge
 from edgekd.benchmarking.plan import make_plan
 from edgekd.benchmarking.results import Device, Latency
@@ -130,8 +130,8 @@ def pace(
     with driver:
         repetitions, retaken = measure(driver, plan, rehearse(driver, plan), progress)
     spans = [repetition.span for repetition in repetitions]
-    blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(plan.entries))]
-    target = spans[0].before.target if profile.target == "auto" else profile.target
+    blocks = by_entry(repetitions)
+    target = measured_target(profile, spans)
     return PacedResult(
         device=Device(name=device, target=target),
         conditions=judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"]),

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from edgekd.benchmarking.bench import summarise
-from edgekd.benchmarking.blocks import measure, rehearse
+from edgekd.benchmarking.blocks import by_entry, measure, measured_target, median_bytes, rehearse
 from edgekd.benchmarking.conditions import judge
 from edgekd.benchmarking.plan import Entry, make_plan
 from edgekd.benchmarking.results import BenchResult, Device
@@ -96,7 +96,7 @@ def tune(
         found = search.descend(plans[0], counts if threads is not None else thread_counts(cores))
         tuning = search.confirm(plans[1], found)
     spans = search.spans
-    target = spans[0].before.target if profile.target == "auto" else profile.target
+    target = measured_target(profile, spans)
     return BenchResult(
         device=Device(name=device, target=target),
         conditions=judge(spans, retaken=search.retaken, onnxruntime=search.onnxruntime),
@@ -187,8 +187,8 @@ class _Search:
                     Candidate(
                         session=setting.to_json(),
                         p50_ms=round(median(_medians(own)), 6),
-                        steady_bytes=_median_bytes(own, "steady"),
-                        peak_bytes=_median_bytes(own, "peak"),
+                        steady_bytes=median_bytes(own, "memory_bytes")["steady"],
+                        peak_bytes=median_bytes(own, "memory_bytes")["peak"],
                         ratio=ratio,
                         taken=index == best,
                     )
@@ -207,7 +207,7 @@ class _Search:
         )
         plan = replace(plan, entries=entries)
         repetitions, retaken = measure(self.driver, plan, self.tried, self.progress, title=title)
-        blocks = [[repetition.blocks[index] for repetition in repetitions] for index in range(len(entries))]
+        blocks = by_entry(repetitions)
         self.spans += [repetition.span for repetition in repetitions]
         self.retaken += retaken
         self.onnxruntime = blocks[0][0]["onnxruntime"]
@@ -217,11 +217,6 @@ class _Search:
 
 def _medians(blocks: Sequence[Block]) -> list[float]:
     return [median(block["samples_ms"]) for block in blocks]
-
-
-def _median_bytes(blocks: Sequence[Block], phase: str) -> int | None:
-    known = [block["memory_bytes"][phase] for block in blocks]
-    return None if None in known else round(median(known))
 
 
 def _saving(steps: Sequence[Step], final: Setting) -> int | None:

@@ -66,6 +66,7 @@ class DynamicQuantization(Job):
                 "batch_dependent": True,
             },
             evaluation=self._judge(content, path, self._progress),
+            speed=self._timed(content, target, path),
         )
 
 

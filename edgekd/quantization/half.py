@@ -58,6 +58,7 @@ class HalfPrecision(Job):
             path,
             effective={"mode": "fp16", "activations": "float32", "weights": "float16"},
             evaluation=self._judge(content, path, self._progress),
+            speed=self._timed(content, target, path),
         )
 
 

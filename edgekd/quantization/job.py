@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -136,14 +137,14 @@ class Job(ABC):
         *,
         effective: Mapping[str, Any],
         evaluation: Evaluation | None,
-        data: Samples | None = None,
+        speed: Speed | None,
         samples: int = 0,
         synthetic: bool = False,
         search: Search | None = None,
         quickened: Quickened | None = None,
         layer_sqnr_db: Mapping[str, float | None] | None = None,
     ) -> Quantized:
-        """Return what is known of a file, and measure it if that was asked for.
+        """Return what is known of a file, and measure what of it is fp32 if that was asked for.
 
         Args:
             content: The file.
@@ -151,7 +152,7 @@ class Job(ABC):
             path: What messages call it.
             effective: The settings that took effect.
             evaluation: What it scored.
-            data: To measure it with; by default evaluation samples, or a made-up one.
+            speed: See `_timed`.
             samples: Calibration samples used.
             synthetic: Whether they were made up.
             search: How layers to keep in fp32 were searched for.
@@ -159,9 +160,6 @@ class Job(ABC):
             layer_sqnr_db: What rounding the weights leaves of each layer's output.
         """
         model = onnx.load_from_string(content)
-        measured_with = None
-        if self._measure:
-            measured_with = data or self._judges or synthetic_samples(self._original, self._contract, 1)
         return Quantized(
             content=content,
             target=target,
@@ -170,8 +168,8 @@ class Job(ABC):
             synthetic=synthetic,
             fp32_layers=fp32_layers(model),
             saturation=certify(model, target),
-            audit=audit(content, name=path, samples=measured_with),
-            speed=None if measured_with is None else self._speed(content, target, path, measured_with),
+            audit=audit(content, name=path, samples=self._measured_with if self._measure else None),
+            speed=speed,
             evaluation=evaluation,
             max_drop=self._max_drop,
             search=search,
@@ -179,11 +177,19 @@ class Job(ABC):
             layer_sqnr_db=layer_sqnr_db or {},
         )
 
-    def _speed(self, content: bytes, target: Target, path: str, samples: Samples) -> Speed | None:
+    @cached_property
+    def _measured_with(self) -> Samples:
+        """Samples of which the first is run when a file is measured: evaluation samples, or a made-up one."""
+        return self._judges or synthetic_samples(self._original, self._contract, 1)
+
+    def _timed(self, content: bytes, target: Target, path: str) -> Speed | None:
+        """Return a file's time beside the fp32 model's, if that was asked for and this machine is the target."""
+        if not self._measure:
+            return None
         if not is_host(target):
             self._progress.note(f"{path}: not timed beside fp32, because this machine is not {target.name}")
             return None
-        return compare_speed(content, self._fp32, samples, name=path)
+        return compare_speed(content, self._fp32, self._measured_with, name=path)
 
     def _judge(self, content: bytes, path: str, progress: Progress) -> Evaluation | None:
         """Return what a file scores on the evaluation samples; None without any."""

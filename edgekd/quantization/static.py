@@ -39,14 +39,15 @@ from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
-from edgekd.targets import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
 
+    from edgekd.benchmarking.statistics import PairedRatio
     from edgekd.data.opening import DataLike
+    from edgekd.data.samples import Samples
     from edgekd.quantization.job import Common
     from edgekd.quantization.result import Quantized
     from edgekd.quantization.slow_blocks import Quickened
@@ -169,9 +170,13 @@ class Quantization(Job):
             search = self._search(target, full, path, self._max_drop)
             content, evaluation = search.best.content, search.best.evaluation
             self._progress.note(search.reason)
-        quickened = self._quicken(content, target, path, frozenset() if search is None else search.best.fp32)
-        if quickened is not None and quickened.fp32:
-            content, evaluation = quickened.content, self._judge(quickened.content, path, self._progress)
+        speed, quickened = self._timed(content, target, path), None
+        if speed is not None and speed.ratio.verdict == "slower":
+            kept = frozenset() if search is None else search.best.fp32
+            quickened = self._quicken(content, speed.ratio, target, path, kept)
+            if quickened.fp32:
+                content, evaluation = quickened.content, self._judge(quickened.content, path, self._progress)
+                speed = self._timed(content, target, path)
         return self._describe(
             content,
             target,
@@ -187,7 +192,7 @@ class Quantization(Job):
                 **asdict(self._method),
             },
             evaluation=evaluation,
-            data=self._data,
+            speed=speed,
             synthetic=self._synthetic,
             samples=self._samples,
             search=search,
@@ -229,13 +234,15 @@ class Quantization(Job):
         )
         return keep_fewest(full, sensitivities, attempt, max_drop, progress=self._progress)
 
-    def _quicken(self, content: bytes, target: Target, path: str, fp32: frozenset[str]) -> Quickened | None:
-        """Return the file with its slow blocks in fp32, if it was measured to be slower than the fp32 model."""
-        if not (self._measure and is_host(target)):
-            return None
-        before = compare_speed(content, self._fp32, self._data, name=path).ratio
-        if before.verdict != "slower":
-            return None
+    @property
+    def _measured_with(self) -> Samples:
+        """The calibration samples."""
+        return self._data
+
+    def _quicken(
+        self, content: bytes, before: PairedRatio, target: Target, path: str, fp32: frozenset[str]
+    ) -> Quickened:
+        """Return the file, which is slower than the fp32 model, with its slow blocks in fp32."""
         never = fp32_layers(onnx.load_from_string(content))
         found = return_slow_blocks(
             content,
