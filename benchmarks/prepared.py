@@ -20,6 +20,7 @@ MODELS = {
     "MiniLM": "minilm:prepare",
     "digits student": "students:digits",
     "Fashion-MNIST student": "students:fashion_mnist",
+    "CIFAR-10 student": "students:cifar10",
 }
 
 

@@ -3,9 +3,9 @@
     pip install -r benchmarks/quantize/requirements.txt
     EDGEKD_DATA=FOLDER python benchmarks/emulated/run.py [--work WORK] [MODEL]...
 
-FOLDER holds imagenet-sample.tar and banking77/; Debian's qemu-user-static has the emulators. A result is written into
-results.json beside this file as soon as it is there, and not made again for the same file: a run that was cut short
-goes on. Without --work, the models are made anew. With EDGEKD_QEMU_BUILD (docs/devices.md) instructions are counted.
+FOLDER holds imagenet-sample.tar, banking77/ and cifar10-imagefolder.tar.gz; Debian's qemu-user-static has the
+emulators. A result is written into results.json beside this file as soon as it is there, and not made again for the
+same file: a run that was cut short goes on. Without --work, the models are made anew. With EDGEKD_QEMU_BUILD (docs/devices.md) instructions are counted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ RUNS = (
     (ARM, "qemu-haswell"),  # files on cores that they are not for
     (AVX2, "qemu-cortex-a76"),
 )
-SAMPLES = {"EfficientNet-Lite0": 125, "MiniLM": 200, "digits student": 359, "Fashion-MNIST student": 400}
+SAMPLES = {
+    "EfficientNet-Lite0": 125,
+    "MiniLM": 200,
+    "digits student": 359,
+    "Fashion-MNIST student": 400,
+    "CIFAR-10 student": 400,
+}
 COUNTED = "qemu-cortex-a76"
 
 
