@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgekd.benchmarking.bench import bench as bench
     from edgekd.benchmarking.comparison import compare as compare
+    from edgekd.bundling.bundle import bundle as bundle
     from edgekd.data import Contract as Contract
     from edgekd.distillation.engine import distill as distill
     from edgekd.evaluation import evaluate as evaluate
@@ -40,6 +41,7 @@ _HOMES = {
     "Contract": "edgekd.data",
     "DistillSettings": "edgekd.recipe",
     "bench": "edgekd.benchmarking.bench",
+    "bundle": "edgekd.bundling.bundle",
     "compare": "edgekd.benchmarking.comparison",
     "distill": "edgekd.distillation.engine",
     "evaluate": "edgekd.evaluation",

@@ -33,7 +33,7 @@ class Target:
     """
 
     name: str
-    machine: Literal["x86_64", "aarch64"]
+    machine: Literal["x86_64", "aarch64", "wasm32"]
     activations: Literal["uint8", "int8"] = "uint8"
     weights: Literal["uint8", "int8"] = "int8"
     pairs_saturate: bool = False

@@ -5,10 +5,11 @@
 This file is pushed to boards as it is, beside `runner.py`: Python >= 3.9, the standard library and what the runner
 takes; nothing of edgekd.
 
-JOB: `model`, `sha256` and `threads` as of `runner.py`, and `answers`, a list of
+JOB: `model`, `sha256` and `threads` as of `runner.py`; `wanted`, the name of an output, or None for the first; and
+`answers`, a list of
 `{"inputs": path of an .npz, "names": of the input that each of its arrays is for, "output": name of an .npy}`. The
-model's first output for each is written under that name and its inputs are removed. What has been answered already
-is left, so that a job which was cut short can go on.
+output for each is written under that name and its inputs are removed. What has been answered already is left, so that
+a job which was cut short can go on.
 
 RESULT: versions; or an error, as of `runner.py`.
 """
@@ -24,13 +25,13 @@ from typing import Any
 
 
 def answer(job: dict[str, Any], runner: Any) -> dict[str, Any]:
-    """Write the model's first output for each batch of the job."""
+    """Write the wanted output for each batch of the job."""
     runner.check_sha256(job["model"], job["sha256"])
     runtime = runner.import_runtime()
     import numpy as np
 
     session = runner.open_session(runtime, job["model"], job["threads"])
-    first = session.get_outputs()[0].name
+    wanted = job["wanted"] or session.get_outputs()[0].name
     for batch in job["answers"]:
         output = Path(batch["output"])
         if output.exists():
@@ -41,7 +42,7 @@ def answer(job: dict[str, Any], runner: Any) -> dict[str, Any]:
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise runner.JobError("device", f"{batch['inputs']}: the inputs did not arrive whole: {error}") from error
         try:
-            values = session.run([first], feeds)[0]
+            values = session.run([wanted], feeds)[0]
         except Exception as error:
             raise runner.refusal(error, "the model loads but cannot run") from error
         partial = output.with_name(output.name + ".partial")

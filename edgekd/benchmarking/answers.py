@@ -27,22 +27,23 @@ GROUP_BYTES = 32 << 20
 
 
 def device_answers(
-    driver: Driver, model: Path, sha256: str, batches: Iterable[Batch]
+    driver: Driver, model: Path, sha256: str, batches: Iterable[Batch], *, output: str | None = None
 ) -> Iterator[tuple[NDArray[Any], int]]:
-    """Yield the model's first output for each batch, with the batch's number of samples, in order.
+    """Yield one output of the model for each batch, with the batch's number of samples, in order.
 
     Args:
         driver: Open.
         model: The file.
         sha256: Of the file; the device checks it.
         batches: Arrays by input name, and how many samples they stand for.
+        output: Name of the output; by default the first.
 
     Raises:
         ModelError: the device cannot load or run the model.
         DeviceError: the device failed, twice without one more batch answered.
     """
     remote = ship_model(driver, model)
-    job = {"model": remote, "sha256": sha256, "threads": 0}
+    job = {"model": remote, "sha256": sha256, "threads": 0, "wanted": output}
     subject = f"device {driver.name}"
     subjects = {"model": f"{model} on {subject}", "data": subject, "device": subject}
     first = 0

@@ -17,7 +17,7 @@ from edgekd.errors import EdgekdError
 from edgekd.launch import launched, leave
 
 VERBS: Final = (
-    *("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "report"),
+    *("run", "distill", "export", "quantize", "evaluate", "bench", "compare", "bundle", "report"),
     *("devices", "doctor", "recipe"),
 )
 

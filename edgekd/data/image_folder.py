@@ -149,17 +149,20 @@ def decode(path: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
         if image.mode.startswith(_DEEP_MODES):
             raise DataError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
         opaque = image.convert("RGBA") if "transparency" in image.info else image
-        return np.asarray(_cover(opaque.convert(mode), size)).reshape(*size, len(mode))
+        return np.asarray(cover(opaque.convert(mode), size)).reshape(*size, len(mode))
 
 
-def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return an image in the wanted size, height and width, as the module's text says."""
     height, width = size
     if (image.height, image.width) == size:
         return image
     scale = max(height / image.height, width / image.width)
     scaled = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-    return image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+    # along rows first: where Pillow itself begins depends on the shape, and on its version
+    wide = image.resize((scaled[0], image.height), Image.Resampling.BICUBIC)
+    return wide.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
 
 
 @contextmanager

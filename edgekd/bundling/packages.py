@@ -1,0 +1,40 @@
+"""The packages of the platforms, one folder each: plain sources that read all they need from the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgekd.errors import UsageError
+from edgekd.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# By platform: the folders beside this file that make its package.
+PLATFORMS: Final[Mapping[str, tuple[str, ...]]] = {
+    "python": ("python",),
+}
+_LEFT: Final = {"__pycache__", "node_modules"}
+
+
+def require_platform(name: str) -> None:
+    """Refuse a platform for which there is no package.
+
+    Raises:
+        UsageError: names those there are.
+    """
+    if name not in PLATFORMS:
+        raise UsageError(f"no such platform: {name!r}{nearest(name, PLATFORMS)}; known: {', '.join(PLATFORMS)}")
+
+
+def package_files(platform: str) -> dict[str, bytes]:
+    """Return the files of a platform's package by their path in it."""
+    found = {}
+    for name in PLATFORMS[platform]:
+        folder = Path(__file__).parent / "platforms" / name
+        for path in sorted(folder.rglob("*")):
+            inner = path.relative_to(folder)
+            if path.is_file() and not _LEFT & set(inner.parts):
+                found[inner.as_posix()] = path.read_bytes()
+    return found

@@ -1,0 +1,212 @@
+"""A bundle for every platform, and ways to spoil it with what each package has to say then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd import bundle, quantize
+from edgekd.bundling.manifest import MANIFEST
+from edgekd.bundling.packages import PLATFORMS
+from edgekd.data import Contract
+from edgekd.graph.metadata import write_metadata
+from tests.conftest import conv_net
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LABELS = ("<b>cat</b>", 'dog & "cow"', "Gänse", "$(eel)")
+IMAGE = Contract(
+    layout="NCHW",
+    shape=(3, 20, 24),
+    colour="RGB",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    labels=LABELS,
+)
+
+
+def image_net(contract: Contract = IMAGE) -> onnx.ModelProto:
+    """Return a small network that takes images as the contract says."""
+    model = conv_net(size=20)
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    sizes[2].dim_value, sizes[3].dim_value = contract.size
+    write_metadata(model, {"edgekd.contract": json.dumps(contract.to_json())})
+    return model
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return int8 files for two targets, and the fp32 file."""
+    folder = tmp_path_factory.mktemp("models")
+    fp32 = folder / "net.onnx"
+    onnx.save(image_net(), fp32)
+    values = np.random.default_rng(1).normal(0, 1.5, (32, 3, 20, 24)).astype(np.float32)
+    targets = ("x86-avx2", "arm64-dotprod")
+    for target in targets:
+        quantize(fp32, {"input": values}, target=target, output=folder / f"net.{target}.onnx")
+    return [*(folder / f"net.{target}.onnx" for target in targets), fp32]
+
+
+@pytest.fixture(scope="session")
+def whole_bundle(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle for every platform; not to be changed."""
+    folder = tmp_path_factory.mktemp("bundle") / "app"
+    values = np.random.default_rng(2).normal(0, 1.5, (9, 3, 20, 24)).astype(np.float32)
+    bundle(models, folder, platforms=list(PLATFORMS), data={"input": values}, runs=3)
+    return folder
+
+
+@pytest.fixture
+def app(whole_bundle: Path, tmp_path: Path) -> Path:
+    """Return a copy of the bundle, to be changed."""
+    return Path(shutil.copytree(whole_bundle, tmp_path / "app"))
+
+
+def manifest(app: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((app / MANIFEST).read_bytes())
+    return content
+
+
+def rewrite(app: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of a bundle."""
+    content = manifest(app)
+    change(content)
+    (app / MANIFEST).write_text(json.dumps(content))
+
+
+def _change_a_byte(app: Path) -> str:
+    for entry in manifest(app)["variants"]:  # whichever this CPU takes
+        path = app / entry["path"]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    return "its sha256 is not that of the manifest: damaged or changed"
+
+
+def _truncate(app: Path) -> str:
+    for entry in manifest(app)["variants"]:
+        path = app / entry["path"]
+        path.write_bytes(path.read_bytes()[:-7])
+    return ": truncated or changed"
+
+
+def _remove(app: Path) -> str:
+    shutil.rmtree(app / "models")
+    return ": missing"
+
+
+def _future(app: Path) -> str:
+    rewrite(app, lambda content: content.update(schema="edgekd.bundle/2"))
+    return "edgekd-bundle.json: its schema is edgekd.bundle/2; this package reads edgekd.bundle/1: update the package"
+
+
+def _path_out(path: str) -> Callable[[Path], str]:
+    def spoil(app: Path) -> str:
+        (app.parent / "secret").write_bytes(b"secret")
+
+        def change(content: dict[str, Any]) -> None:
+            for entry in [*content["files"], *content["variants"]]:
+                if entry["path"].startswith("models/"):
+                    entry["path"] = path
+            for choice in content["targets"].values():
+                choice["model"] = path
+
+        rewrite(app, change)
+        return f"{path}: a path that leaves the bundle"
+
+    return spoil
+
+
+def _link_out(app: Path) -> str:
+    (app / "models").rename(app.parent / "models")
+    (app / "models").symlink_to(app.parent / "models", target_is_directory=True)
+    return ": a path that leaves the bundle"
+
+
+def _no_manifest(app: Path) -> str:
+    (app / MANIFEST).unlink()
+    return "edgekd-bundle.json: cannot be read: "
+
+
+def _no_json(app: Path) -> str:
+    (app / MANIFEST).write_text('{"schema": "edgekd.bundle/1",')
+    return "edgekd-bundle.json: cannot be read: "
+
+
+def _no_files(app: Path) -> str:
+    rewrite(app, lambda content: content.pop("files"))
+    return "edgekd-bundle.json: files is not as edgekd.bundle/1 has it"
+
+
+def _other_kind(app: Path) -> str:
+    rewrite(app, lambda content: content.update(files="all"))
+    return "edgekd-bundle.json: files is not as edgekd.bundle/1 has it"
+
+
+def _no_target(app: Path) -> str:
+    rewrite(app, lambda content: content.update(targets={}))
+    return "no model in this bundle is right on "
+
+
+def _new_runtime(app: Path) -> str:
+    rewrite(app, lambda content: content["runtime"]["onnxruntime"].update(least="99.1.0"))
+    return " is too old for these models, which need 99.1.0"
+
+
+SPOILS: dict[str, Callable[[Path], str]] = {
+    "a byte of the models changed": _change_a_byte,
+    "models truncated": _truncate,
+    "models missing": _remove,
+    "manifest from the future": _future,
+    "path above": _path_out("../secret"),
+    "path within and above": _path_out("models/../../secret"),
+    "absolute path": _path_out("/etc/hostname"),
+    "path with a drive": _path_out("C:secret"),
+    "path with backslashes": _path_out("..\\secret"),
+    "hidden name": _path_out("models/.secret"),
+    "empty path": _path_out(""),
+    "link that leads out": _link_out,
+    "no manifest": _no_manifest,
+    "no JSON": _no_json,
+    "a key is missing": _no_files,
+    "a key of another kind": _other_kind,
+    "no model for this CPU": _no_target,
+    "runtime too old": _new_runtime,
+}
+"""What is done to a bundle's folder, and what a package's message has to hold, by name."""
+
+
+def other_answers(app: Path) -> None:
+    """Have a bundle expect other answers than its models give, without spoiling a file."""
+    import hashlib
+
+    content = manifest(app)
+    changed = {output["path"] for choice in content["targets"].values() for output in choice["expected"]["outputs"]}
+    for path in changed:
+        values = np.frombuffer((app / path).read_bytes(), "<f4").copy()
+        values[-1] += 1
+        (app / path).write_bytes(values.tobytes())
+    for entry in content["files"]:
+        if entry["path"] in changed:
+            entry["sha256"] = hashlib.sha256((app / entry["path"]).read_bytes()).hexdigest()
+    (app / MANIFEST).write_text(json.dumps(content))
+
+
+def contracts() -> list[Contract]:
+    """Return contracts of images that differ in all that preparation depends on."""
+    gray = replace(IMAGE, shape=(1, 20, 24), colour="gray", mean=(0.3,), std=(0.2,))
+    return [
+        IMAGE,
+        gray,
+        replace(IMAGE, colour="BGR"),
+        replace(IMAGE, layout="NHWC", shape=(31, 17, 3)),
+        replace(IMAGE, shape=(3, 64, 64)),
+    ]
