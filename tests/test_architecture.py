@@ -62,8 +62,9 @@ ALLOWED = {
     "run_report": LEAVES | {"benchmarking"},
     "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},
     "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
-    "bundling": LEAVES | {"data", "runtime", "quantization", "devices", "drivers", "benchmarking"},
-    "doctor": LEAVES | {"data", "runtime", "graph", "quantization", "devices", "drivers"},
+    "onnx_versions": LEAVES | {"graph"},
+    "bundling": LEAVES | {"onnx_versions", "data", "runtime", "quantization", "devices", "drivers", "benchmarking"},
+    "doctor": LEAVES | {"onnx_versions", "data", "runtime", "graph", "quantization", "devices", "drivers"},
     "run_measures": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "run_training": LEAVES | {"stages", "data", "models", "distillation"},
     "pipeline": LEAVES

@@ -20,6 +20,7 @@ from edgekd.bundling.preparation import prepared, sample_images, tensor_sha256
 from edgekd.bundling.readme import readme
 from edgekd.bundling.variants import PLACES, choose, open_variants
 from edgekd.errors import DataError, UsageError, reading
+from edgekd.onnx_versions import version_key
 from edgekd.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -137,9 +138,7 @@ def _runtime(variants: Sequence[Variant]) -> form.Runtime:
             operators.setdefault(domain, set()).update(names)
     return form.Runtime(
         onnxruntime=form.Versions(
-            least=max(
-                (variant.least for variant in variants), key=lambda text: [int(part) for part in text.split(".")]
-            ),
+            least=max((variant.least for variant in variants), key=version_key),
             tested=onnxruntime.__version__,
         ),
         ir_version=max(variant.ir_version for variant in variants),

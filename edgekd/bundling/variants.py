@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import onnx
+import onnxruntime
 
 from edgekd.benchmarking.session_file import DEFAULT, Setting
 from edgekd.errors import ModelError, UsageError
+from edgekd.onnx_versions import least_onnxruntime
 from edgekd.quantization.saturation import certify
 from edgekd.runtime import open_model, parse_model, read_self_contained
 from edgekd.targets import TARGETS, Target
@@ -105,7 +107,7 @@ def _open(source: Path, setting: Setting) -> Variant:
         made_for=model.metadata.get("edgekd.target"),
         right_on=tuple(name for name, found in certificates.items() if not found.saturating),
         sha256=hashlib.sha256(content).hexdigest(),
-        least="1.17.0",
+        least=least_onnxruntime(proto) or onnxruntime.__version__,  # which has opened it
         ir_version=proto.ir_version,
         opsets={entry.domain: entry.version for entry in proto.opset_import},
         operators={domain: frozenset(names) for domain, names in operators.items()},
