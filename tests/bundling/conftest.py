@@ -17,11 +17,14 @@ from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.packages import PLATFORMS
 from edgekd.data import Contract
 from edgekd.graph.metadata import write_metadata
+from edgekd.targets import detect_host
 from tests.conftest import conv_net
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# The file for ARM saturates on AVX2 without VNNI: there an emulated core has to answer for it.
+ASKED = ["qemu-cortex-a76"] if detect_host().name == "x86-avx2" else []
 LABELS = ("<b>cat</b>", 'dog & "cow"', "Gänse", "$(eel)")
 IMAGE = Contract(
     layout="NCHW",
@@ -60,7 +63,7 @@ def whole_bundle(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -
     """Return a bundle for every platform; not to be changed."""
     folder = tmp_path_factory.mktemp("bundle") / "app"
     values = np.random.default_rng(2).normal(0, 1.5, (9, 3, 20, 24)).astype(np.float32)
-    bundle(models, folder, platforms=list(PLATFORMS), data={"input": values}, runs=3)
+    bundle(models, folder, platforms=list(PLATFORMS), data={"input": values}, runs=3, devices=ASKED)
     return folder
 
 
