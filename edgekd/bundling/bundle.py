@@ -18,6 +18,8 @@ from edgekd.bundling.golden import answers, golden_inputs, open_places
 from edgekd.bundling.packages import package_files, require_platform
 from edgekd.bundling.preparation import prepared, sample_images, tensor_sha256
 from edgekd.bundling.readme import readme
+from edgekd.bundling.signature import SIGNATURE, read_private_key
+from edgekd.bundling.tokenizer import add_tokenizer
 from edgekd.bundling.variants import PLACES, choose, open_variants
 from edgekd.errors import DataError, UsageError, reading
 from edgekd.onnx_versions import version_key
@@ -47,6 +49,8 @@ def bundle(
     session: str | Path | None = None,
     benchmark: str | Path | None = None,
     licences: Sequence[str | Path] = (),
+    tokenizer: str | Path | None = None,
+    sign: str | Path | None = None,
     contract: Contract | None = None,
     labels: str = "folder",
     progress: Progress = SILENT,
@@ -63,6 +67,8 @@ def bundle(
         session: A file of `edgekd bench --tune`: what sessions are opened with.
         benchmark: A result of `edgekd bench` for some of the models.
         licences: Files that the user's own licences are in.
+        tokenizer: A `tokenizer.json` of BERT's kind, for a model that takes token numbers.
+        sign: An Ed25519 key in PEM that signs the manifest.
         contract: How images become inputs; by default what the models' own metadata say.
         labels: For data in a folder of images: `"folder"`, `"prefix"` or the name of a CSV file.
         progress: Listener.
@@ -76,12 +82,14 @@ def bundle(
         DataError: the data do not fit.
         DeviceError: a device failed.
         OutputError: something is there already, or it cannot be written.
+        MissingExtraError: a tokenizer or a signature needs a package that is not installed.
     """
     for platform in platforms:
         require_platform(platform)
     if not models:
         raise UsageError("a bundle needs at least one model")
     require_new(Path(output))
+    key = None if sign is None else read_private_key(Path(sign))
     places = open_places(devices)
     variants = open_variants([Path(model) for model in models], DEFAULT if session is None else read_session(session))
     known = contract or variants[0].model.contract
@@ -89,6 +97,10 @@ def bundle(
     inputs = golden_inputs(variants[0].model, data, contract=known, labels=labels, count=runs)
     answered = {variant.path: answers(variant, inputs, places, progress) for variant in variants}
     contents = Contents()
+    text: form.Text | None = None
+    text_vectors: list[form.TextVector] = []
+    if tokenizer is not None:
+        text, text_vectors = add_tokenizer(Path(tokenizer), variants[0].model, contents)
     manifest = form.Manifest(
         name=variants[0].source.name.split(".")[0] or "model",
         edgekd=edgekd.__version__,
@@ -97,6 +109,7 @@ def bundle(
         inputs=[_value(spec) for spec in variants[0].model.inputs],
         outputs=[_value(spec) for spec in variants[0].model.outputs],
         image=_image(known),
+        text=text,
         labels=[] if known is None else list(known.labels),
         targets=_targets(variants, answered, contents),
         golden=form.Golden(
@@ -104,12 +117,15 @@ def bundle(
             source="synthetic" if data is None else "data",
             inputs=[contents.tensor(f"golden/input-{n}.bin", *item) for n, item in enumerate(inputs.items())],
         ),
-        preparation=_preparation(known, contents),
+        preparation=form.Preparation(images=_image_vectors(known, contents), texts=text_vectors),
         benchmark=receipt,
         licences=_licences([Path(licence) for licence in licences], contents),
         files=contents.listed(),
     )
-    files = {form.MANIFEST: indented_json(manifest.to_json()), **contents.files}
+    listing = indented_json(manifest.to_json())
+    files = {form.MANIFEST: listing, **contents.files}
+    if key is not None:
+        files[SIGNATURE] = key.sign(listing)
     for platform in platforms:
         files |= {f"{platform}/{path}": content for path, content in package_files(platform).items()}
     files["README.md"] = readme(manifest, platforms).encode()
@@ -194,18 +210,16 @@ def _expected(number: int, found: Answers, target: str, contents: Contents) -> f
     )
 
 
-def _preparation(contract: Contract | None, contents: Contents) -> form.Preparation:
+def _image_vectors(contract: Contract | None, contents: Contents) -> list[form.ImageVector]:
     if contract is None or contract.layout == "as-is":
-        return form.Preparation()
-    return form.Preparation(
-        images=[
-            form.ImageVector(
-                pixels=contents.tensor(f"golden/image-{index}.bin", f"image-{index}", pixels),
-                sha256=tensor_sha256(prepared(pixels, contract)),
-            )
-            for index, pixels in enumerate(sample_images(contract))
-        ]
-    )
+        return []
+    return [
+        form.ImageVector(
+            pixels=contents.tensor(f"golden/image-{index}.bin", f"image-{index}", pixels),
+            sha256=tensor_sha256(prepared(pixels, contract)),
+        )
+        for index, pixels in enumerate(sample_images(contract))
+    ]
 
 
 def _receipt(path: Path, variants: Sequence[Variant]) -> dict[str, Any]:

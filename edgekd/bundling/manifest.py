@@ -133,10 +133,34 @@ class ImageVector(_Part):
     sha256: Sha256
 
 
+class Text(_Part):
+    """How a text becomes the inputs."""
+
+    vocabulary: PlainPath
+    characters: PlainPath
+    unknown: int
+    first: int
+    last: int
+    continuation: str
+    longest_word: int
+    longest: int
+    ids: str
+    mask: str | None
+    types: str | None
+
+
+class TextVector(_Part):
+    """A text, and the numbers of the tokens that it becomes."""
+
+    text: str
+    ids: list[int]
+
+
 class Preparation(_Part):
     """What tests how inputs are prepared."""
 
     images: list[ImageVector] = []
+    texts: list[TextVector] = []
 
 
 class Versions(_Part):
@@ -173,6 +197,7 @@ class Manifest(_Part):
     inputs: list[Value]
     outputs: list[Value]
     image: Image | None
+    text: Text | None
     labels: list[str]
     variants: list[Variant] = Field(min_length=1)
     targets: dict[str, Choice]

@@ -39,6 +39,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("--session", type=options.FILE, metavar="FILE", help="Session options, as bench --tune writes them.")
 @click.option("--benchmark", type=options.FILE, metavar="FILE", help="Enclose this result of bench --json.")
 @click.option("--licence", "licences", multiple=True, type=options.FILE, metavar="FILE", help="Enclose this licence.")
+@click.option(
+    "--tokenizer", type=options.FILE, metavar="FILE", help="The tokenizer.json of a model that takes texts."
+)
+@click.option("--sign", type=options.FILE, metavar="KEY.pem", help="Sign the manifest with this Ed25519 key.")
 @options.image_options
 @click.option("-o", "output", type=options.FILE, required=True, metavar="DIR", help="A folder that is not there yet.")
 def command(
@@ -50,6 +54,8 @@ def command(
     session: Path | None,
     benchmark: Path | None,
     licences: tuple[Path, ...],
+    tokenizer: Path | None,
+    sign: Path | None,
     contract: Path | None,
     labels: str,
     output: Path,
@@ -59,6 +65,7 @@ def command(
     Several models stand for each other, such as one for each target: each CPU gets the one that is right on it.
     """
     from edgekd.bundling.bundle import bundle
+    from edgekd.bundling.signature import public_hex, read_private_key
     from edgekd.cli import ui
 
     progress = ui.progress()
@@ -72,11 +79,15 @@ def command(
         session=session,
         benchmark=benchmark,
         licences=licences,
+        tokenizer=tokenizer,
+        sign=sign,
         contract=options.open_contract(contract),
         labels=labels,
         progress=progress,
     )
     ui.say(_text(output, manifest, platforms))
+    if sign is not None:
+        ui.say(f"  signed; the public key is {public_hex(read_private_key(sign))}")
     if data is None:
         progress.note(
             "the golden inputs are made up: --data gives real ones, which test more of what the app will see"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import bundle, quantize
 from edgekd.bundling.manifest import MANIFEST
@@ -65,6 +66,73 @@ def whole_bundle(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -
     values = np.random.default_rng(2).normal(0, 1.5, (9, 3, 20, 24)).astype(np.float32)
     bundle(models, folder, platforms=list(PLATFORMS), data={"input": values}, runs=3, devices=ASKED)
     return folder
+
+
+TEXT_WORDS = (
+    *(
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "The",
+        "dog",
+        "run",
+        "##ning",
+        "##s",
+        "e",
+        "ete",
+        "[",
+        "]",
+    ),
+    *("sep", "zurich", "東", "##d", "##o", "##g", ",", ".", "-", "a", "##a", "i", "ss", "ß", "$", "5", "##0"),
+)
+
+
+def word_piece(*, lowercase: bool = True) -> Any:
+    """Return a small tokenizer of BERT's kind."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    numbers = {word: number for number, word in enumerate(TEXT_WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", numbers["[SEP]"]), ("[CLS]", numbers["[CLS]"]))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.enable_truncation(16)
+    return tokenizer
+
+
+def text_net() -> onnx.ModelProto:
+    """Return a network that adds up the numbers of the tokens that its mask leaves."""
+    nodes = [
+        helper.make_node("Mul", ["input_ids", "attention_mask"], ["left"]),
+        helper.make_node("Cast", ["left"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["values", "axis"], ["total"], keepdims=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("total", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.asarray([1], dtype=np.int64), "axis")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of a model that takes texts, for every platform; not to be changed."""
+    folder = tmp_path_factory.mktemp("text")
+    word_piece().save(str(folder / "tokenizer.json"))
+    onnx.save(text_net(), folder / "net.onnx")
+    platforms = list(PLATFORMS)
+    bundle([folder / "net.onnx"], folder / "app", platforms=platforms, tokenizer=folder / "tokenizer.json", runs=2)
+    return folder / "app"
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove that this bundle is whole, and that its model answers here as it did where it was made.
 
-    python selftest.py [FOLDER]
+    python selftest.py [--key PUBLIC_KEY] [FOLDER]
 
-FOLDER is the bundle, by default the one that this file lies in. Exits with 0 and PASS, or 1 and FAIL.
+FOLDER is the bundle, by default the one that this file lies in; with a key it has to be signed. Exits with 0 and
+PASS, or 1 and FAIL.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 from pathlib import Path
@@ -16,15 +18,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from edgekd_bundle import Bundle, BundleError, host_target, prepare_image, read_bundle
+from edgekd_bundle import Bundle, BundleError, Tokenizer, host_target, prepare_image, read_bundle
 from edgekd_bundle.model import chosen_model, onnxruntime, open_model, require_runtime
 
 
 def main() -> int:
     """Test, and say what was found."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent)
+    parser.add_argument("--key", help="64 hexadecimal digits")
+    given = parser.parse_args()
     try:
-        test(folder)
+        test(given.folder, given.key)
     except BundleError as error:
         print(f"FAIL: {error}")
         return 1
@@ -32,9 +37,9 @@ def main() -> int:
     return 0
 
 
-def test(folder: Path) -> None:
+def test(folder: Path, public_key: str | None) -> None:
     """Print a line for each check; raises BundleError at the first that fails."""
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, public_key)
     least = bundle.get("runtime", "onnxruntime", "least", kind=str)
     print(
         f"manifest: {bundle.get('name', kind=str)}, {bundle.manifest['schema']}, "
@@ -53,15 +58,21 @@ def test(folder: Path) -> None:
 
 
 def check_preparation(bundle: Bundle) -> None:
-    """Prepare the test images, and compare."""
+    """Prepare the test images and texts, and compare."""
     vectors = bundle.get("preparation", "images", kind=list)
     for number, vector in enumerate(vectors):
         pixels = tensor(bundle, bundle.get("preparation", "images", number, "pixels"))
         prepared = prepare_image(pixels, bundle.get("image")).astype("<f4").tobytes()
         if hashlib.sha256(prepared).hexdigest() != vector["sha256"]:
             raise BundleError(f"preparation: image {number} becomes another input here")
-    if vectors:
-        print(f"preparation: {len(vectors)} of {len(vectors)} vectors are exact")
+    texts = bundle.get("preparation", "texts", kind=list)
+    tokenizer = Tokenizer(bundle) if texts else None
+    for number, vector in enumerate(texts):
+        if tokenizer is None or tokenizer.ids(vector["text"]) != vector["ids"]:
+            raise BundleError(f"preparation: text {number} becomes another input here")
+    count = len(vectors) + len(texts)
+    if count:
+        print(f"preparation: {count} of {count} vectors are exact")
 
 
 def check_answers(bundle: Bundle, target: str, path: str) -> None:

@@ -5,7 +5,8 @@ from edgekd_bundle import open_bundle
 
 model = open_bundle("app")  # the folder with edgekd-bundle.json
 model.run({"input": array})
-model.classify(pixels)      # an image: uint8, height x width x 3, RGB
+model.classify(pixels)  # an image: uint8, height x width x 3, RGB
+model.run(model.prepare_text("some words"))  # where the bundle has a tokenizer
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from edgekd_bundle.checks import Bundle, BundleError, read_bundle
 from edgekd_bundle.images import prepare_image
 from edgekd_bundle.model import Model, Score, open_bundle
 from edgekd_bundle.targets import host_target
+from edgekd_bundle.texts import Tokenizer
 
 __all__ = [
     "Bundle",
     "BundleError",
     "Model",
     "Score",
+    "Tokenizer",
     "host_target",
     "open_bundle",
     "prepare_image",

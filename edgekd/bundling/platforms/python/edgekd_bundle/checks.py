@@ -81,22 +81,44 @@ class Bundle:
         return place
 
 
-def read_bundle(folder: Union[str, Path]) -> Bundle:
+def read_bundle(folder: Union[str, Path], public_key: str | None = None) -> Bundle:
     """Read a bundle's manifest; its files are checked when they are asked for.
 
+    Args:
+        folder: Where the manifest lies.
+        public_key: 64 hexadecimal digits: only a bundle that is signed with this key is read. Needs the package
+            cryptography.
+
     Raises:
-        BundleError: there is none, or of another form.
+        BundleError: there is none, or of another form, or it is not signed.
     """
     try:
-        manifest = json.loads((Path(folder) / MANIFEST).read_bytes())
+        content = (Path(folder) / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(f"{MANIFEST}: cannot be read: {error.strerror or error}") from None
+    if public_key is not None:
+        _require_signed(Path(folder), content, public_key)
+    try:
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: cannot be read: {error}") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise BundleError(f"{MANIFEST}: its schema is {schema}; this package reads {SCHEMA}: update the package")
     return Bundle(Path(folder), manifest)
+
+
+def _require_signed(folder: Path, content: bytes, public_key: str) -> None:
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError:
+        raise BundleError("a signature cannot be checked here: pip install cryptography") from None
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+        key.verify((folder / f"{MANIFEST}.sig").read_bytes(), content)
+    except (OSError, ValueError, InvalidSignature):
+        raise BundleError(f"{MANIFEST}: its signature is not of the given key") from None
 
 
 def _sha256(place: Path) -> str:

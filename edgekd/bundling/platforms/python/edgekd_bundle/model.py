@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from edgekd_bundle.images import prepare_image
+from edgekd_bundle.texts import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,7 @@ class Model:
     def __init__(self, bundle: Bundle, target: str, path: str, session: Any) -> None:
         self.bundle, self.target, self.path = bundle, target, path
         self._session = session
+        self._tokenizer: Tokenizer | None = None
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +60,14 @@ class Model:
         if image is None:
             raise BundleError("this bundle's model does not take an image; use run()")
         return {self.bundle.get("inputs", 0, "name", kind=str): prepare_image(pixels, image)}
+
+    def prepare_text(self, text: str) -> dict[str, Any]:
+        """Return the inputs that a text makes."""
+        if self._tokenizer is None:
+            if self.bundle.get("text", kind=(dict, type(None))) is None:
+                raise BundleError("this bundle's model does not take a text; use run()")
+            self._tokenizer = Tokenizer(self.bundle)
+        return self._tokenizer.inputs(text)
 
     def classify(self, pixels: Any, top: int = 5) -> list[Score]:
         """Return the most probable classes of an image, the best first."""
@@ -73,13 +83,17 @@ class Model:
         return [Score(labels[n] if n < len(labels) else str(n), float(shares[n])) for n in best]
 
 
-def open_bundle(folder: Union[str, Path]) -> Model:
+def open_bundle(folder: Union[str, Path], public_key: str | None = None) -> Model:
     """Open the model that a bundle has for this CPU, once it is known to be whole.
+
+    Args:
+        folder: The bundle.
+        public_key: 64 hexadecimal digits: only a bundle that is signed with this key is opened.
 
     Raises:
         BundleError: the bundle is damaged or from the future, onnxruntime too old, or no model is right here.
     """
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, public_key)
     require_runtime(bundle)
     target = host_target()
     return open_model(bundle, target, chosen_model(bundle, target))
