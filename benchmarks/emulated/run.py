@@ -5,7 +5,8 @@
 
 FOLDER holds imagenet-sample.tar, banking77/ and cifar10-imagefolder.tar.gz; Debian's qemu-user-static has the
 emulators. A result is written into results.json beside this file as soon as it is there, and not made again for the
-same file: a run that was cut short goes on. Without --work, the models are made anew. With EDGEKD_QEMU_BUILD (docs/devices.md) instructions are counted.
+same file: a run that was cut short goes on. Without --work, the models are made anew. With EDGEKD_QEMU_BUILD
+(docs/devices.md) instructions are counted.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from edgekd_bundle import Bundle, BundleError, Tokenizer, host_target, prepare_image, read_bundle
+from edgekd_bundle import Bundle, BundleError, host_target, read_bundle
+from edgekd_bundle.images import prepare_image
 from edgekd_bundle.model import chosen_model, onnxruntime, open_model, require_runtime
+from edgekd_bundle.texts import Tokenizer
 
 
 def main() -> int:
@@ -95,7 +97,7 @@ def check_answers(bundle: Bundle, target: str, path: str) -> None:
 
 def tensor(bundle: Bundle, entry: dict[str, Any]) -> Any:
     """Read a tensor of the bundle."""
-    values = np.frombuffer(bundle.whole_file(entry["path"]).read_bytes(), np.dtype(entry["dtype"]).newbyteorder("<"))
+    values = np.frombuffer(bundle.read(entry["path"]), np.dtype(entry["dtype"]).newbyteorder("<"))
     return values.astype(entry["dtype"]).reshape(entry["shape"])
 
 

@@ -12,19 +12,15 @@ model.run(model.prepare_text("some words"))  # where the bundle has a tokenizer
 from __future__ import annotations
 
 from edgekd_bundle.checks import Bundle, BundleError, read_bundle
-from edgekd_bundle.images import prepare_image
 from edgekd_bundle.model import Model, Score, open_bundle
 from edgekd_bundle.targets import host_target
-from edgekd_bundle.texts import Tokenizer
 
 __all__ = [
     "Bundle",
     "BundleError",
     "Model",
     "Score",
-    "Tokenizer",
     "host_target",
     "open_bundle",
-    "prepare_image",
     "read_bundle",
 ]

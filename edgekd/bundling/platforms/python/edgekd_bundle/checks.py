@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from pathlib import Path
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    Folder = Union[str, PathLike[str]]
 
 MANIFEST = "edgekd-bundle.json"
 SCHEMA = "edgekd.bundle/1"
@@ -27,7 +32,7 @@ class Bundle:
         manifest: Its content.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: str, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
 
@@ -47,7 +52,7 @@ class Bundle:
             raise _unlike(keys)
         return found
 
-    def whole_file(self, path: str) -> Path:
+    def whole_file(self, path: str) -> str:
         """Return the place of a file once it is known to be what the manifest lists.
 
         Raises:
@@ -61,7 +66,7 @@ class Bundle:
         size = self.get("files", listed[0], "bytes", kind=int)
         sha256 = self.get("files", listed[0], "sha256", kind=str)
         try:
-            found = place.stat().st_size
+            found = os.stat(place).st_size
             if found != size:
                 raise BundleError(f"{path}: {found} bytes, expected {size}: truncated or changed")
             if _sha256(place) != sha256:
@@ -70,18 +75,22 @@ class Bundle:
             raise BundleError(f"{path}: missing") from None
         return place
 
-    def _place(self, path: Any) -> Path:
+    def read(self, path: str) -> bytes:
+        """Return the content of a file once it is known to be what the manifest lists."""
+        return _content(self.whole_file(path))
+
+    def _place(self, path: Any) -> str:
         if not isinstance(path, str) or not all(_PLAIN.fullmatch(name) for name in path.split("/")):
             raise BundleError(f"{path}: a path that leaves the bundle")
-        place = self.folder / path
-        if not place.is_file():
+        place = os.path.join(self.folder, *path.split("/"))
+        if not os.path.isfile(place):
             raise BundleError(f"{path}: missing")
-        if self.folder.resolve() not in place.resolve().parents:
+        if not os.path.realpath(place).startswith(os.path.join(os.path.realpath(self.folder), "")):
             raise BundleError(f"{path}: a path that leaves the bundle")
         return place
 
 
-def read_bundle(folder: Union[str, Path], public_key: str | None = None) -> Bundle:
+def read_bundle(folder: Folder, public_key: str | None = None) -> Bundle:
     """Read a bundle's manifest; its files are checked when they are asked for.
 
     Args:
@@ -92,12 +101,13 @@ def read_bundle(folder: Union[str, Path], public_key: str | None = None) -> Bund
     Raises:
         BundleError: there is none, or of another form, or it is not signed.
     """
+    folder = os.fspath(folder)
     try:
-        content = (Path(folder) / MANIFEST).read_bytes()
+        content = _content(os.path.join(folder, MANIFEST))
     except OSError as error:
         raise BundleError(f"{MANIFEST}: cannot be read: {error.strerror or error}") from None
     if public_key is not None:
-        _require_signed(Path(folder), content, public_key)
+        _require_signed(folder, content, public_key)
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -105,10 +115,10 @@ def read_bundle(folder: Union[str, Path], public_key: str | None = None) -> Bund
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise BundleError(f"{MANIFEST}: its schema is {schema}; this package reads {SCHEMA}: update the package")
-    return Bundle(Path(folder), manifest)
+    return Bundle(folder, manifest)
 
 
-def _require_signed(folder: Path, content: bytes, public_key: str) -> None:
+def _require_signed(folder: str, content: bytes, public_key: str) -> None:
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -116,14 +126,19 @@ def _require_signed(folder: Path, content: bytes, public_key: str) -> None:
         raise BundleError("a signature cannot be checked here: pip install cryptography") from None
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
-        key.verify((folder / f"{MANIFEST}.sig").read_bytes(), content)
+        key.verify(_content(os.path.join(folder, f"{MANIFEST}.sig")), content)
     except (OSError, ValueError, InvalidSignature):
         raise BundleError(f"{MANIFEST}: its signature is not of the given key") from None
 
 
-def _sha256(place: Path) -> str:
+def _content(place: str) -> bytes:
+    with open(place, "rb") as stream:
+        return stream.read()
+
+
+def _sha256(place: str) -> str:
     digest = hashlib.sha256()
-    with place.open("rb") as stream:
+    with open(place, "rb") as stream:
         for piece in iter(lambda: stream.read(_PIECE), b""):
             digest.update(piece)
     return digest.hexdigest()

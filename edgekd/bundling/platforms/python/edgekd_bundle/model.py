@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd_bundle.checks import Bundle, BundleError, read_bundle
 from edgekd_bundle.targets import host_target
@@ -14,11 +14,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by onnxruntime at it
 import numpy as np
 import onnxruntime
 
-from edgekd_bundle.images import prepare_image
-from edgekd_bundle.texts import Tokenizer
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from edgekd_bundle.checks import Folder
+    from edgekd_bundle.texts import Tokenizer
 
 _LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -59,6 +58,8 @@ class Model:
         image = self.bundle.get("image", kind=(dict, type(None)))
         if image is None:
             raise BundleError("this bundle's model does not take an image; use run()")
+        from edgekd_bundle.images import prepare_image
+
         return {self.bundle.get("inputs", 0, "name", kind=str): prepare_image(pixels, image)}
 
     def prepare_text(self, text: str) -> dict[str, Any]:
@@ -66,6 +67,8 @@ class Model:
         if self._tokenizer is None:
             if self.bundle.get("text", kind=(dict, type(None))) is None:
                 raise BundleError("this bundle's model does not take a text; use run()")
+            from edgekd_bundle.texts import Tokenizer
+
             self._tokenizer = Tokenizer(self.bundle)
         return self._tokenizer.inputs(text)
 
@@ -83,7 +86,7 @@ class Model:
         return [Score(labels[n] if n < len(labels) else str(n), float(shares[n])) for n in best]
 
 
-def open_bundle(folder: Union[str, Path], public_key: str | None = None) -> Model:
+def open_bundle(folder: Folder, public_key: str | None = None) -> Model:
     """Open the model that a bundle has for this CPU, once it is known to be whole.
 
     Args:

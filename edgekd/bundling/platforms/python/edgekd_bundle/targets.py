@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from pathlib import Path
 
 _DARWIN = {
     "hw.optional.arm.FEAT_DotProd": "asimddp",
@@ -29,6 +27,8 @@ def _flags() -> frozenset[str]:
     if system == "Linux":
         return _common_flags()
     if system == "Darwin":
+        import subprocess
+
         command = ["/usr/sbin/sysctl", "-i", *_DARWIN]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
@@ -42,7 +42,8 @@ def _flags() -> frozenset[str]:
 def _common_flags() -> frozenset[str]:
     """Return the flags that every core has: big and little ones may differ."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        with open("/proc/cpuinfo", errors="replace") as stream:
+            lines = stream.read().splitlines()
     except OSError:
         return frozenset()
     pairs = [(line.partition(":")[0].strip(), line.partition(":")[2]) for line in lines]

@@ -17,10 +17,10 @@ class Tokenizer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.described: dict[str, Any] = bundle.get("text")
-        words = bundle.whole_file(bundle.get("text", "vocabulary", kind=str)).read_text("utf-8").split("\n")
+        words = bundle.read(bundle.get("text", "vocabulary", kind=str)).decode().split("\n")
         self._numbers = {word: number for number, word in enumerate(words[:-1])}
         self._becomes: dict[int, str] = {}
-        lines = bundle.whole_file(bundle.get("text", "characters", kind=str)).read_text("utf-8").splitlines()
+        lines = bundle.read(bundle.get("text", "characters", kind=str)).decode().splitlines()
         for line in lines:
             span, action, *codes = line.split(" ")
             first, last = (int(code, 16) for code in span.split("-"))
