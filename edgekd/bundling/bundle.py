@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import onnxruntime
 
@@ -15,6 +15,7 @@ from edgekd.benchmarking.session_file import DEFAULT, read_session
 from edgekd.bundling import manifest as form
 from edgekd.bundling.contents import Contents, require_new, write_folder
 from edgekd.bundling.golden import answers, golden_inputs, open_places
+from edgekd.bundling.ort_format import CONFIG, in_ort_format
 from edgekd.bundling.packages import package_files, require_platform
 from edgekd.bundling.preparation import prepared, sample_images, tensor_sha256
 from edgekd.bundling.readme import readme
@@ -43,6 +44,7 @@ def bundle(
     output: str | Path,
     *,
     platforms: Sequence[str],
+    format: Literal["onnx", "ort"] = "onnx",  # noqa: A002 - as the option is called
     data: DataLike | None = None,
     runs: int = RUNS,
     devices: Sequence[str] = (),
@@ -60,6 +62,7 @@ def bundle(
     Args:
         models: `.onnx` files that stand for each other, such as one for each target.
         output: The folder, which is not there yet.
+        format: Of the bundle's models: as they are, or onnxruntime's own, for apps with a runtime of their own build.
         platforms: Names in `edgekd.bundling.packages.PLATFORMS`.
         data: Where the golden inputs are from, as `edgekd evaluate` takes it; by default they are made up.
         runs: How many golden inputs.
@@ -94,6 +97,9 @@ def bundle(
     variants = open_variants([Path(model) for model in models], DEFAULT if session is None else read_session(session))
     known = contract or variants[0].model.contract
     receipt = None if benchmark is None else _receipt(Path(benchmark), variants)
+    build = None
+    if format == "ort":
+        variants, build = in_ort_format(variants)
     inputs = golden_inputs(variants[0].model, data, contract=known, labels=labels, count=runs)
     answered = {variant.path: answers(variant, inputs, places, progress) for variant in variants}
     contents = Contents()
@@ -124,6 +130,8 @@ def bundle(
     )
     listing = indented_json(manifest.to_json())
     files = {form.MANIFEST: listing, **contents.files}
+    if build is not None:
+        files[f"build/{CONFIG}"] = build.encode()
     if key is not None:
         files[SIGNATURE] = key.sign(listing)
     for platform in platforms:
@@ -137,7 +145,7 @@ def _variant(variant: Variant, contents: Contents) -> form.Variant:
     return form.Variant(
         path=contents.add(variant.path, variant.content),
         precision=variant.precision,
-        format="onnx",
+        format=variant.format,
         made_for=variant.made_for,
         right_on=list(variant.right_on),
         session=form.Session.model_validate(variant.setting.to_json()),

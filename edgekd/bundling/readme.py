@@ -21,6 +21,14 @@ _PROOFS: Final[Mapping[str, str]] = {
 }
 
 
+_BUILD: Final = """
+The models are in onnxruntime's own format. `build/required_operators_and_types.config` names the kernels that they
+need: onnxruntime's `build.sh --minimal_build --include_ops_by_config FILE --enable_reduced_operator_type_support` makes
+a runtime of a few MB with these alone. That pays where the app's size counts and you can build onnxruntime for each
+platform and each version yourself; the packages here open the files with the stock runtime as well.
+"""
+
+
 def cpus(manifest: Manifest, path: str) -> list[str]:
     """Return the targets that get a model."""
     return [target for target, choice in manifest.targets.items() if choice.model == path]
@@ -38,6 +46,7 @@ def readme(manifest: Manifest, platforms: Sequence[str]) -> str:
     origin = "made up" if manifest.golden.source == "synthetic" else "from data"
     rows, proofs = "\n".join(models), "\n".join(packages)
     runtime = manifest.runtime.onnxruntime
+    build = _BUILD if any(variant.format == "ort" for variant in manifest.variants) else ""
     return f"""# {manifest.name}
 
 A bundle by edgekd {manifest.edgekd}: what `edgekd-bundle.json` lists, and a package for each platform that reads
@@ -56,4 +65,4 @@ A self-test checks the sha256 of {counted(len(manifest.files), "file")} and has 
 
 onnxruntime {runtime.least} or newer reads the models; {runtime.tested} made the expected answers. Licences are in
 `licences/`.
-"""
+{build}"""

@@ -44,6 +44,7 @@ class Variant:
         ir_version: Of its format.
         opsets: Versions of its operators by domain.
         operators: Names of its operators by domain.
+        format: Of the file.
         setting: What a session is opened with.
     """
 
@@ -59,6 +60,7 @@ class Variant:
     ir_version: int
     opsets: Mapping[str, int]
     operators: Mapping[str, frozenset[str]]
+    format: Literal["onnx", "ort"] = "onnx"
     setting: Setting = DEFAULT
 
 
@@ -100,7 +102,7 @@ def _open(source: Path, setting: Setting) -> Variant:
         operators.setdefault(node.domain, set()).add(node.op_type)
     return Variant(
         source=source,
-        path=f"models/{_plain(source.name)}",
+        path=f"models/{_plain(source.name).removesuffix('.onnx')}.onnx",
         content=content,
         model=model,
         precision="int8" if integers else "fp16" if halves else "fp32",

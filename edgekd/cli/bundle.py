@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -30,6 +30,13 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     help="Where it is to run: python, node, ...",
 )
 @click.option(
+    "--format",
+    type=click.Choice(["onnx", "ort"]),
+    default="onnx",
+    show_default=True,
+    help="ort: onnxruntime's own format, and which operators a minimal build of it needs.",
+)
+@click.option(
     "--data", type=options.DATA, metavar="DATA", help="Where the golden inputs are from; else they are made up."
 )
 @click.option("--runs", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many golden inputs.")
@@ -48,6 +55,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 def command(
     models: tuple[Path, ...],
     platforms: tuple[str, ...],
+    format: Literal["onnx", "ort"],  # noqa: A002
     data: str | None,
     runs: int,
     devices: tuple[str, ...],
@@ -65,6 +73,7 @@ def command(
     Several models stand for each other, such as one for each target: each CPU gets the one that is right on it.
     """
     from edgekd.bundling.bundle import bundle
+    from edgekd.bundling.ort_format import SLOW
     from edgekd.bundling.signature import public_hex, read_private_key
     from edgekd.cli import ui
 
@@ -73,6 +82,7 @@ def command(
         models,
         output,
         platforms=platforms,
+        format=format,
         data=data,
         runs=runs,
         devices=devices,
@@ -86,6 +96,8 @@ def command(
         progress=progress,
     )
     ui.say(_text(output, manifest, platforms))
+    if format == "ort" and any(variant.precision != "int8" for variant in manifest.variants):
+        progress.note(SLOW)
     if sign is not None:
         ui.say(f"  signed; the public key is {public_hex(read_private_key(sign))}")
     if data is None:

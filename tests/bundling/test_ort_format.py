@@ -1,0 +1,66 @@
+"""Bundles in onnxruntime's own format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgekd.bundling.ort_format import CONFIG, _operators
+from tests.bundling.conftest import manifest
+from tests.bundling.test_bundle import bundle_of, command_of
+from tests.bundling.test_python_package import run
+
+
+@pytest.fixture(scope="module")
+def ort_app(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(models, tmp_path_factory.mktemp("ort") / "app", format="ort", runs=2)
+
+
+def test_the_files_answer_as_the_models_do(ort_app: Path, models: list[Path]) -> None:
+    values = np.random.default_rng(0).normal(0, 1, (1, 3, 20, 24)).astype(np.float32)
+    for entry, model in zip(manifest(ort_app)["variants"], models, strict=True):
+        assert entry["path"] == f"models/{model.stem}.ort"
+        assert entry["format"] == "ort"
+        content = (ort_app / entry["path"]).read_bytes()
+        assert content[4:8] == b"ORTM"
+        found, expected = (
+            onnxruntime.InferenceSession(one).run(None, {"input": values})[0] for one in (content, model.read_bytes())
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_self_test_passes(ort_app: Path) -> None:
+    ran = run([str(ort_app / "python" / "selftest.py")], ort_app)
+    assert ran.stdout.splitlines()[-1] == "PASS"
+    assert ".ort" in ran.stdout
+
+
+def test_the_configuration_is_of_the_optimized_graphs(ort_app: Path) -> None:
+    text = (ort_app / "build" / CONFIG).read_text()
+    assert "#" not in text
+    assert "/" not in text
+    operators = manifest(ort_app)["runtime"]["operators"]
+    assert "QLinearConv" in operators["com.microsoft"]
+    assert "DequantizeLinear" not in operators[""]  # fused away
+    for name in [*operators[""], *operators["com.microsoft"]]:
+        assert re.search(rf"[;,]{name}\b", text)
+
+
+def test_types_are_no_operators() -> None:
+    text = 'ai.onnx;13;Cast{"inputs": {"0": ["float", "int64_t"]}},Gather\ncom.microsoft;1;QGemm\n'
+    assert _operators(text) == {"": {"Cast", "Gather"}, "com.microsoft": {"QGemm"}}
+
+
+def test_it_needs_the_runtime_that_wrote_it(ort_app: Path) -> None:
+    assert manifest(ort_app)["runtime"]["onnxruntime"]["least"] == onnxruntime.__version__
+
+
+def test_the_command_says_when_it_does_not_pay(models: list[Path], tmp_path: Path) -> None:
+    told = "up to three times slower on x86"
+    assert told in command_of(models[2:], tmp_path / "a", "--format", "ort").output
+    assert told not in command_of(models[:1], tmp_path / "b", "--format", "ort").output
+    assert "--minimal_build" in (tmp_path / "a" / "README.md").read_text()
