@@ -23,9 +23,9 @@ _PROOFS: Final[Mapping[str, str]] = {
 
 _BUILD: Final = """
 The models are in onnxruntime's own format. `build/required_operators_and_types.config` names the kernels that they
-need: onnxruntime's `build.sh --minimal_build --include_ops_by_config FILE --enable_reduced_operator_type_support` makes
-a runtime of a few MB with these alone. That pays where the app's size counts and you can build onnxruntime for each
-platform and each version yourself; the packages here open the files with the stock runtime as well.
+need: with `--minimal_build --include_ops_by_config FILE --enable_reduced_operator_type_support`, onnxruntime's
+`build.sh` makes a runtime of a few MB with these alone. That pays where the app's size counts and you can build
+onnxruntime for each platform and each version yourself; the packages here open the files with the stock runtime, too.
 """
 
 
