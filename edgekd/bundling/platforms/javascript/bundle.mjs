@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A bundle and the model in it that is right on this CPU. What differs between platforms is a `Host`.
  *
@@ -7,6 +8,7 @@
  * @property {string} version Of onnxruntime.
  * @property {string} target What this CPU is.
  * @property {new (dtype: string, data: any, shape: readonly number[]) => any} Tensor Of onnxruntime.
+ * @property {(bytes: Uint8Array) => Promise<string>} sha256 In hex.
  * @property {() => Promise<Uint8Array>} manifest Gives the manifest's bytes.
  * @property {(file: File) => Promise<void>} check Refuses a file that is not as the manifest has it.
  * @property {(file: File) => Promise<Uint8Array>} load Gives a checked file's bytes.
@@ -117,7 +119,7 @@ export class Model {
    */
   prepare(pixels) {
     const { image, inputs } = this.manifest;
-    if (!image) throw new BundleError("the model of this bundle takes no image: prepare its inputs and use run()");
+    if (!image) throw new BundleError("this bundle's model does not take an image; use run()");
     const { data, shape } = prepareImage(pixels, image);
     return { [inputs[0].name]: new this.#bundle.host.Tensor("float32", data, shape) };
   }

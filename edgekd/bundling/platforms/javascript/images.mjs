@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Images: from pixels to the model's input, value for value what edgekd made of them where the model was measured.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The manifest of a bundle, `edgekd-bundle.json`: read, and refused unless it has the form `edgekd.bundle/1`.
  *

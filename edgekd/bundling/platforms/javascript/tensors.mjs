@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Files of values, and how far two lots of values are apart. */
 
 const ARRAYS = {
@@ -67,13 +68,4 @@ function halfToNumber(bits) {
 export function largestDifference(found, expected) {
   if (found.length !== expected.length) return Number.NaN;
   return expected.reduce((largest, value, index) => Math.max(largest, Math.abs(found[index] - value)), 0);
-}
-
-/**
- * @param {Uint8Array} bytes
- * @returns {Promise<string>} In hex.
- */
-export async function sha256(bytes) {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Which target this CPU is: the instructions that decide how its INT8 kernels add. */
 
 import { execFileSync } from "node:child_process";

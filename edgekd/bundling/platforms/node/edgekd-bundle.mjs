@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Opens a bundle in Node.js.
  *
@@ -44,6 +45,7 @@ export function hostOf(folder) {
     version: ort.env.versions.node,
     target: cpuTarget(),
     Tensor,
+    sha256: async (bytes) => sha256(bytes),
     manifest: async () => {
       try {
         return await readFile(path.join(root, MANIFEST));
@@ -55,12 +57,14 @@ export function hostOf(folder) {
     load: async (file) => {
       const bytes = await readFile(await inside(root, file.path));
       requireLength(file, bytes.length);
-      requireHash(file, createHash("sha256").update(bytes).digest("hex"));
+      requireHash(file, sha256(bytes));
       return bytes;
     },
     open: async (file, session) => ort.InferenceSession.create(await checked(root, file), options(session)),
   };
 }
+
+const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
 /** Give the real path of a file, after it was read once, in pieces, and found whole. */
 async function checked(root, file) {

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
 /** `node selftest.mjs [FOLDER]`: proves the bundle that this package lies in. Exit status 0, or 1 if it fails. */
 
 import { hostOf } from "./edgekd-bundle.mjs";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The page: an image in, its classes and how long they took out; with `?selftest` the self-test. */
 
 import { hostOf, openBundle, pixelsOf, threads } from "./edgekd-bundle.mjs";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * From an image file to its own pixels: without colour management, turning, or losses under transparency, as edgekd
  * reads images where models are trained and measured.

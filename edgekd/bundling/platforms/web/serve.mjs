@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `node serve.mjs [--port N] [--host NAME]`: serves the bundle that this package lies in, to this machine alone.
  *
