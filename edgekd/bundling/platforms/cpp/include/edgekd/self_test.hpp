@@ -1,0 +1,130 @@
+// Proves where it runs that a bundle is whole, and that its model answers as it did where it was made.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <map>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "../edgekd_bundle.hpp"
+
+namespace edgekd {
+
+namespace detail {
+
+inline std::string two_digits(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2g", number);
+  return text;
+}
+
+// Returns one run of a tensor whose first axis is the runs.
+inline Tensor one_run(const Tensor& runs, std::int64_t run) {
+  Tensor found(runs.dtype(), Shape(runs.shape().begin() + 1, runs.shape().end()));
+  const auto size = static_cast<std::ptrdiff_t>(found.bytes().size());
+  std::copy_n(runs.bytes().begin() + run * size, size, found.bytes().begin());
+  return found;
+}
+
+// Returns the largest difference; infinite if a value is NaN or the shapes differ.
+inline double largest_difference(const Tensor& found, const Tensor& expected) {
+  if (found.shape() != expected.shape()) return HUGE_VAL;
+  double largest = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double difference = std::abs(found.number(i) - expected.number(i));
+    if (!(difference <= largest)) largest = std::isnan(difference) ? HUGE_VAL : difference;
+  }
+  return largest;
+}
+
+class SelfTest {
+ public:
+  SelfTest(const std::filesystem::path& folder, const std::filesystem::path& library, std::ostream& out)
+      : path_(folder), library_(library), folder_(folder), out_(out) {}
+
+  void run() {
+    manifest_ = read_manifest(folder_);
+    const std::string version = Runtime(library_, manifest_.least_onnxruntime).version();
+    out_ << "manifest: " << manifest_.name << ", " << manifest_schema << ", onnxruntime " << version << " (least "
+         << manifest_.least_onnxruntime << ")\n";
+    for (const FileRecord& file : manifest_.files) folder_.check(file);
+    out_ << "files: " << manifest_.files.size() << " of " << manifest_.files.size() << " are whole\n";
+    const Bundle bundle(path_, library_);
+    out_ << "target: " << bundle.target() << ", model " << bundle.model() << "\n";
+    preparation(bundle);
+    golden(bundle);
+  }
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path library_;
+  Folder folder_;
+  std::ostream& out_;
+  Manifest manifest_;
+
+  void preparation(const Bundle& bundle) {
+    std::size_t exact = 0;
+    for (const ImageVector& vector : manifest_.images) {
+      const Tensor pixels = read_stored(folder_, manifest_, vector.pixels);
+      const auto height = static_cast<std::size_t>(pixels.shape()[0]);
+      const auto width = static_cast<std::size_t>(pixels.shape()[1]);
+      const Tensor prepared = bundle.prepare(pixels.data<std::uint8_t>(), height, width);
+      Sha256 hash;
+      hash.update(prepared.bytes().data(), prepared.bytes().size());
+      if (hash.hex() == vector.sha256) ++exact;
+    }
+    if (manifest_.images.empty()) return;
+    const std::string line = "preparation: " + std::to_string(exact) + " of " +
+                             std::to_string(manifest_.images.size()) + " vectors are exact";
+    if (exact != manifest_.images.size()) throw Error(line);
+    out_ << line << "\n";
+  }
+
+  void golden(const Bundle& bundle) {
+    std::map<std::string, Tensor> inputs;
+    for (const StoredTensor& input : manifest_.golden) {
+      inputs.emplace(input.name, read_stored(folder_, manifest_, input));
+    }
+    std::vector<std::map<std::string, Tensor>> answers;
+    for (std::int64_t run = 0; run < manifest_.runs; ++run) {
+      std::map<std::string, Tensor> fed;
+      for (const auto& [name, runs] : inputs) fed.emplace(name, one_run(runs, run));
+      answers.push_back(bundle.run(fed));
+    }
+    for (const ExpectedOutput& output : manifest_.choose(bundle.target()).expected) {
+      const Tensor expected = read_stored(folder_, manifest_, output.tensor);
+      double largest = 0;
+      for (std::int64_t run = 0; run < manifest_.runs; ++run) {
+        const Tensor& found = answers[static_cast<std::size_t>(run)].at(output.tensor.name);
+        largest = std::max(largest, largest_difference(found, one_run(expected, run)));
+      }
+      const std::string line = "golden: " + std::to_string(manifest_.runs) + " runs, " + output.tensor.name +
+                               " differs by " + two_digits(largest) + " at most, " + two_digits(output.tolerance) +
+                               " is allowed";
+      if (!(largest <= output.tolerance)) throw Error(line);
+      out_ << line << "\n";
+    }
+  }
+};
+
+}  // namespace detail
+
+// Prints a line for each check, then PASS or FAIL: and why. Returns whether the bundle passed.
+inline bool self_test(const std::filesystem::path& folder, const std::filesystem::path& library, std::ostream& out) {
+  try {
+    detail::SelfTest(folder, library, out).run();
+    out << "PASS" << std::endl;
+    return true;
+  } catch (const std::exception& error) {
+    out << "FAIL: " << error.what() << std::endl;
+    return false;
+  }
+}
+
+}  // namespace edgekd
