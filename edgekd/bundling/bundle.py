@@ -16,7 +16,7 @@ from edgekd.bundling import manifest as form
 from edgekd.bundling.contents import Contents, require_new, write_folder
 from edgekd.bundling.golden import answers, golden_inputs, open_places
 from edgekd.bundling.ort_format import CONFIG, in_ort_format
-from edgekd.bundling.packages import package_files, require_platform
+from edgekd.bundling.packages import PLATFORMS, package_files, require_platform
 from edgekd.bundling.preparation import prepared, sample_images, tensor_sha256
 from edgekd.bundling.readme import readme
 from edgekd.bundling.signature import SIGNATURE, read_private_key
@@ -87,6 +87,8 @@ def bundle(
         OutputError: something is there already, or it cannot be written.
         MissingExtraError: a tokenizer or a signature needs a package that is not installed.
     """
+    if not platforms:
+        raise UsageError(f"a bundle needs at least one platform of {', '.join(PLATFORMS)}")
     for platform in platforms:
         require_platform(platform)
     if not models:

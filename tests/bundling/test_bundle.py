@@ -229,6 +229,7 @@ def test_a_fixed_batch_is_fed_whole(tmp_path: Path) -> None:
     ("settings", "kind", "told"),
     [
         ({"platforms": ["pyton"]}, UsageError, "perhaps you meant 'python'"),
+        ({"platforms": []}, UsageError, "at least one platform of python"),
         ({"devices": ["no-such"]}, UsageError, "unknown device 'no-such'"),
         ({"session": "missing.json"}, DataError, "no such session file"),
         ({"benchmark": "missing.json"}, DataError, "missing.json"),
