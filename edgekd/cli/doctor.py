@@ -13,20 +13,31 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.argument("models", nargs=-1, type=options.FILE, metavar="[MODEL]...")
-@click.option("--target", default="auto", show_default=True, metavar="NAME", help="Judge the models for this CPU.")
+@click.argument("files", nargs=-1, type=options.FILE, metavar="[MODEL|LIBRARY]...")
+@click.option("--target", default="auto", show_default=True, metavar="NAME", help="Judge models for this CPU.")
+@click.option(
+    "--platform",
+    "platforms",
+    default="",
+    metavar="NAMES",
+    help="Also for these packages of onnxruntime: python,node,web,cpp,android,ios.",
+)
 @options.json_file
-def command(models: tuple[Path, ...], target: str, json_path: Path | None) -> None:
-    """Say what this machine is, what is installed, and whether models give right answers here.
+def command(files: tuple[Path, ...], target: str, platforms: str, json_path: Path | None) -> None:
+    """Say what this machine is, what is installed, and what files are worth here.
 
-    Exits with 3 where a model can saturate: its INT8 answers may be wrong on this CPU, though they are right on
-    others. That is read off the integer weights, whichever tool wrote the file.
+    MODEL is an ONNX file: whether its INT8 answers are right on this CPU, which onnxruntime reads it, and what slows
+    it down. LIBRARY is an .so file, an AAR or APK, or a folder of such: whether Android devices with pages of 16 KB
+    load it.
+
+    Exits with 3 where a file cannot be loaded, or a model can saturate: its INT8 answers may be wrong on this CPU,
+    though they are right on others. That is read off the integer weights, whichever tool wrote the file.
     """
-    from edgekd.cli import ui
-    from edgekd.doctor import diagnose
+    from edgekd.cli import doctor_text
+    from edgekd.doctor import diagnose, find_platforms
 
-    options.claim({"--json": json_path}, models)
-    diagnosis = diagnose(models, target=target)
+    options.claim({"--json": json_path}, files)
+    diagnosis = diagnose(files, target=target, platforms=find_platforms(platforms))
     content = diagnosis.to_json()
-    options.show_and_write(lambda: ui.diagnosis(content), json_path, content)
+    options.show_and_write(lambda: doctor_text.diagnosis(content), json_path, content)
     diagnosis.require_sound()

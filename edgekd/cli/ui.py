@@ -432,36 +432,6 @@ def signed(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %"
 
 
-def diagnosis(content: Mapping[str, Any]) -> None:
-    """Print what `doctor` found, and a line for each model."""
-    facts(diagnosis_facts(content))
-    for model in content["models"]:
-        say(f"{model['path']}: opset {model['opset']}, IR {model['ir_version']}; {model['verdict']}")
-
-
-def diagnosis_facts(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return what `doctor` found of machine and installation, by name."""
-    machine, limits = content["machine"], content["machine"]["limits"]
-    cpus = "none" if limits["cpus"] is None else f"{limits['cpus']:g} cores"
-    memory = "none" if limits["memory_bytes"] is None else bytes_text(limits["memory_bytes"])
-    telemetry = content["telemetry"]
-    told = {
-        "system": f"{machine['system']}, {machine['machine']}",
-        "CPU": machine["cpu_model"],
-        "INT8 target": machine["target"] or "none: no INT8 kernels are known for this machine",
-        "CPU flags": " ".join(machine["flags"]) or "unavailable",
-        "cores": f"{machine['logical_cores']}, {machine['usable_cores'] or 'all'} of them for this process",
-        "memory": f"{bytes_text(machine['memory_bytes'])}, {bytes_text(machine['memory_available_bytes'])} free",
-        "container limits": f"CPU {cpus}, memory {memory}",
-        "telemetry": f"{'off' if telemetry['off'] else 'ON'} ({telemetry['variable']}={telemetry['value'] or ''})",
-    }
-    told |= {name: version or "not installed" for name, version in content["versions"].items()}
-    for extra, found in content["extras"].items():
-        missing = ", ".join(found["missing"])
-        told[f"extra {extra}"] = f"missing {missing}: {found['install']}" if missing else "installed"
-    return told
-
-
 def facts(content: Mapping[str, Any]) -> None:
     """Print names and values, one a line."""
     width = max(len(name) for name in content)

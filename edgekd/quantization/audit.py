@@ -53,6 +53,7 @@ class Island:
         operators: Their operators.
         place: `"between"` integer operators, where fusion was broken; `"before"` the first or `"behind"` the last,
             where a model may well compute in fp32; or `"apart"` from all.
+        converted: Whether integers become floats just for it: dequantized in front of it, quantized again behind it.
         time_us: Measured, with the conversions around them; None if nothing was measured.
         share: Of the whole model's time; None if nothing was measured.
     """
@@ -60,6 +61,7 @@ class Island:
     nodes: tuple[str, ...]
     operators: tuple[str, ...]
     place: Place
+    converted: bool = False
     time_us: float | None = None
     share: float | None = None
 
@@ -196,10 +198,12 @@ class _Graph:
             (False, False): "apart",
         }
         nodes = [self.nodes[index] for index in group]
+        converts = {(self.nodes[other].op_type, forward) for other, forward in edges if self._converts(other)}
         return Island(
             nodes=tuple(node.name or node.op_type for node in nodes),
             operators=tuple(node.op_type for node in nodes),
             place=places[reads, gives],
+            converted={("DequantizeLinear", False), ("QuantizeLinear", True)} <= converts,
         )
 
     def with_conversions(self, group: Sequence[int]) -> list[int]:
@@ -219,6 +223,15 @@ class _Graph:
         if node.op_type == "DequantizeLinear":
             return node.input[0] in self.makers  # else it unpacks weights
         return node.op_type == "QuantizeLinear" or _is_integer(node.op_type)
+
+    def _converts(self, index: int) -> bool:
+        """Return whether a node is a QuantizeLinear, or a DequantizeLinear of computed integers, not of a table's."""
+        node = self.nodes[index]
+        while node.op_type != "QuantizeLinear" and not _is_integer(node.op_type):
+            if not node.input or node.input[0] not in self.makers:
+                return False
+            node = self.nodes[self.makers[node.input[0]]]
+        return self.nodes[index].op_type in _CONVERSIONS
 
     def _is_island(self, node: onnx.NodeProto) -> bool:
         if node.op_type in _CONVERSIONS or _is_integer(node.op_type):

@@ -10,7 +10,7 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import onnx
@@ -19,13 +19,15 @@ from onnx import helper, numpy_helper
 
 from edgekd import quantize
 from edgekd.benchmarking.statistics import paired_ratio
+from edgekd.doctor import diagnose
+from edgekd.doctor.finding import Kind
 from edgekd.quantization.saturation import certify
 from edgekd.quantization.slow_blocks import Block, Quickened
 from edgekd.quantization.static import Method
 from edgekd.targets import TARGETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,14 +118,20 @@ def test_the_recipes_of_the_documents_are_sound(tmp_path: Path) -> None:
         load_recipe(recipe)
 
 
-def keys(value: Any, path: str = "") -> set[str]:
-    """Return the dotted paths of all keys in JSON data; `audit.quantized` counts by operator, whose names vary."""
+def keys(value: Any, path: str = "", *, open_at: Collection[str] = ("audit.quantized",)) -> set[str]:
+    """Return the dotted paths of all keys in JSON data, but none of those below `open_at`, whose names vary."""
     if isinstance(value, list):
-        return set().union(*(keys(entry, f"{path}[]") for entry in value))
-    if not isinstance(value, dict) or path == "audit.quantized":
+        return set().union(*(keys(entry, f"{path}[]", open_at=open_at) for entry in value))
+    if not isinstance(value, dict) or path in open_at:
         return set()
     found = {f"{path}.{key}" if path else key: entry for key, entry in value.items()}
-    return set(found) | set().union(*(keys(entry, name) for name, entry in found.items()))
+    return set(found) | set().union(*(keys(entry, name, open_at=open_at) for name, entry in found.items()))
+
+
+def listed_keys(name: str) -> set[str]:
+    """Return the keys that a document lists in the table of its JSON."""
+    document = (ROOT / "docs" / name).read_text()
+    return set(re.findall(r"^\| `([\w.\[\]]+)` \|", document.partition("## The JSON")[2], re.MULTILINE))
 
 
 def test_every_key_of_a_quantization_stands_in_the_document(
@@ -148,9 +156,34 @@ def test_every_key_of_a_quantization_stands_in_the_document(
     found = keys(static.to_json() | {"saturation": certificate, "slow_blocks": slow}) | keys(dynamic.to_json())
     assert {"speed.ratio.median", "saturation.worst[].excess", "audit.fp32_islands[].share"} <= found
     assert {"mixed_precision.sensitivities[].noise", "effective.batch_dependent"} <= found
-    document = (ROOT / "docs" / "quantization.md").read_text()
-    listed = set(re.findall(r"^\| `([\w.\[\]]+)` \|", document.partition("## The JSON")[2], re.MULTILINE))
-    assert found - {f"effective.{field.name}" for field in fields(Method)} == listed
+    assert found - {f"effective.{field.name}" for field in fields(Method)} == listed_keys("quantization.md")
+
+
+def test_every_key_of_a_diagnosis_stands_in_the_document(
+    make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray, tmp_path: Path
+) -> None:
+    """Of files that have something to say under each of them: open axes, weights beside the file, conversions."""
+    path, library = tmp_path / "net.onnx", tmp_path / "lib.so"
+    model = onnx.load_from_string(quantize(make_conv_net().SerializeToString(), {"input": images}, None).content)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    library.write_bytes(b"\x7fELF")
+    content = diagnose([path, library]).to_json()
+    names_vary = {
+        *("versions", "extras", "models[].opsets", "models[].operators", "models[].saturation"),
+        *("models[].conversions.unfused", "models[].subnormals"),
+    }
+    found = keys(content, open_at=names_vary)
+    assert {"models[].open_axes[].name", "models[].external_data[].problem", "libraries[].findings[].kind"} <= found
+    of_findings = re.compile(r"^(models\[\]|libraries\[\])\.(findings\[\]\.)")
+    listed = listed_keys("doctor.md")
+    assert {of_findings.sub(r"\2", key) for key in found} == listed
+    document = (ROOT / "docs" / "doctor.md").read_text()
+    assert set(content["extras"]["train"]) == {
+        key for key in ("missing", "install") if f"`extras.*.{key}`" in document
+    }
+    for kind in get_args(Kind):
+        assert f"\n| `{kind}` |" in document
 
 
 def test_the_extras_are_those_that_the_code_names() -> None:

@@ -12,7 +12,8 @@ from edgekd.graph.folding import fold
 from edgekd.graph.metadata import cap_ir_version, write_metadata
 from edgekd.graph.opset import default_opset, lower_opset
 from edgekd.graph.pooling import mean_to_pooling
-from edgekd.graph.subnormals import flush_subnormals
+from edgekd.graph.subnormals import count_subnormals, flush_subnormals
+from edgekd.graph.tensors import tensors
 from edgekd.graph.traces import strip_traces
 from edgekd.graph.unused import drop_unused_initializers
 from edgekd.runtime import open_model
@@ -68,11 +69,29 @@ def test_subnormal_weights_are_flushed_and_counted(make_conv_net: Callable[..., 
     values.flat[:4] = [tiny / 2, -tiny / 4, tiny, 0]
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     untouched = model.graph.initializer[2].SerializeToString()
+    assert count_subnormals(model) == {tensor.name: 2, "": 2}
     assert flush_subnormals(model) == 2 + 2  # the If's branch stands there twice
     found = numpy_helper.to_array(model.graph.initializer[0]).flat[:4].tolist()
     assert found == [0, 0, np.float32(tiny), 0]
     assert model.graph.initializer[2].SerializeToString() == untouched
     assert flush_subnormals(model) == 0
+
+
+def test_tensors_of_constants_functions_and_sparse_weights_are_all_found() -> None:
+    def tensor(name: str) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.zeros(1, np.float32), name)
+
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "indices")
+    one, several = helper.make_node("Constant", [], ["y"], value=tensor("one")), helper.make_node("Own", [], ["z"])
+    several.attribute.append(helper.make_attribute("several", [tensor("two"), tensor("three")]))
+    graph = helper.make_graph([one, several], "g", [], [], [tensor("weights")])
+    graph.sparse_initializer.append(helper.make_sparse_tensor(tensor("values"), indices, [4]))
+    body = helper.make_node("Constant", [], ["y"], value=tensor("inside"))
+    function = helper.make_function("own", "F", [], ["y"], [body], opset_imports=[helper.make_opsetid("", 18)])
+    model = helper.make_model(graph, functions=[function])
+    assert [found.name for found in tensors(model)] == [
+        *("weights", "values", "indices", "one", "two", "three", "inside"),
+    ]
 
 
 def test_metadata_is_sorted_and_replaced(make_conv_net: Callable[..., onnx.ModelProto]) -> None:

@@ -261,6 +261,7 @@ def test_an_operator_without_an_integer_kernel_is_an_island(operator: str) -> No
     assert island.operators == (operator,)
     assert island.nodes == ("other",)
     assert island.place == "between"
+    assert island.converted
     assert (found.quantize, found.dequantize) == (2, 1)
     assert island.time_us is None
     assert found.to_json()["surviving_qdq"] == 3
@@ -278,9 +279,42 @@ def test_normalising_and_probabilities_stay_in_fp32_and_break_nothing() -> None:
         (("normalise",), "before"),
         (("softmax",), "behind"),
     ]
+    assert not any(island.converted for island in found.islands)
     assert found.quantized == {"QLinearConv": 1, "QLinearGlobalAveragePool": 1, "QGemm": 1}
     assert (found.quantize, found.dequantize) == (1, 0)
     assert sqnr_db > 40
+
+
+def test_a_quantized_table_is_no_conversion_of_computed_integers() -> None:
+    """Rows of a table are unpacked, computed with in fp32, and quantized for a product: nothing was broken there."""
+    constants = {
+        "table": RNG.integers(-99, 99, (50, 16)).astype(np.int8),
+        "weights": RNG.integers(-99, 99, (16, 8)).astype(np.int8),
+        "scale": np.float32(0.1),
+        "nil": np.int8(0),
+        "middle": np.uint8(128),
+    }
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("DequantizeLinear", ["rows", "scale", "nil"], ["embedded"]),
+        node("Tanh", ["embedded"], ["t"], "other"),
+        node("QuantizeLinear", ["t", "scale", "middle"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "middle"], ["d"]),
+        node("DequantizeLinear", ["weights", "scale", "nil"], ["w"]),
+        node("MatMul", ["d", "w"], ["product"], "product"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch", 4])],
+        [helper.make_tensor_value_info("product", onnx.TensorProto.FLOAT, ["batch", 4, 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = audit(model.SerializeToString(), name="m")
+    assert found.quantized == {"MatMulIntegerToFloat": 1}
+    (island,) = found.islands
+    assert (island.nodes, island.place, island.converted) == (("other",), "between", False)
 
 
 def test_islands_are_measured_when_asked() -> None:

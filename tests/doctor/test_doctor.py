@@ -28,20 +28,10 @@ def model(tmp_path: Path, make_conv_net: Callable[..., onnx.ModelProto]) -> Path
 
 
 @pytest.fixture
-def plain(model: Path, images: np.ndarray, tmp_path: Path) -> Path:
+def plain(model: Path, images: np.ndarray, tmp_path: Path, quantize_plainly: Callable[..., None]) -> Path:
     """Return a file by onnxruntime's own quantizer: 8-bit weights, and not a word on where it may run."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches = iter([{"input": images}])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)
-
     path = tmp_path / "plain.onnx"
-    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(model, path, Reader(), per_channel=True, **types)
+    quantize_plainly(model, images, path)
     return path
 
 
@@ -77,7 +67,8 @@ def test_a_file_for_another_target_that_is_safe_here_too(model: Path, images: np
     (report,) = diagnose([tmp_path / "q.onnx"], target="arm64").models
     assert report.made_for == "x86-avx2"
     assert report.verdict == "made for x86-avx2; none of 3 integer layers can saturate on arm64"
-    assert (report.opset, report.ir_version) == (18, 10)
+    assert report.anatomy is not None
+    assert (report.anatomy.opset, report.anatomy.ir_version) == (18, 10)
 
 
 def test_an_fp32_file_has_nothing_to_saturate(model: Path) -> None:
@@ -99,8 +90,11 @@ def test_a_machine_without_known_kernels_is_described_all_the_same(
 
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_text("this is no model")
-    with pytest.raises(ModelError, match="not an ONNX model"):
-        diagnose([tmp_path / "no.onnx"])
+    found = diagnose([tmp_path / "no.onnx", tmp_path / "none.onnx"])
+    assert [model.loads for model in found.models] == [False, False]
+    with pytest.raises(ModelError, match="not an ONNX model") as error:
+        found.require_sound()
+    assert str(error.value).splitlines()[1] == f"{tmp_path / 'none.onnx'}: no such model file"
 
 
 def test_extras_of_which_something_is_missing() -> None:
@@ -124,7 +118,17 @@ def test_the_command_says_what_is_here(capsys: pytest.CaptureFixture[str], tmp_p
     assert content["telemetry"] == {"variable": "ORT_DISABLE_TELEMETRY", "value": "1", "off": True}
     assert "train" in content["extras"]
     assert "dev" not in content["extras"]
-    assert content["models"] == []
+    assert content["models"] == content["libraries"] == content["findings"] == []
+
+
+def test_telemetry_that_is_not_off_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    (finding,) = diagnose().findings
+    assert (finding.kind, finding.severity) == ("telemetry", "warning")
+    assert run("doctor") == 0
+    assert "warning: onnxruntime's telemetry is not off. Set ORT_DISABLE_TELEMETRY=1" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("on_avx2")
@@ -133,7 +137,7 @@ def test_a_file_that_saturates_here_exits_3_after_everything_was_said(
 ) -> None:
     assert run("doctor", plain, model, "--json", tmp_path / "d.json") == 3
     said = capsys.readouterr()
-    assert f"{model}: opset 18, IR 10; no integer layers" in said.out
+    assert f"{model}: opset 18, IR 10, onnxruntime 1.18.0 or later; no integer layers" in said.out
     assert f"{plain}: does not say" in said.err
     assert "Quantize the fp32 model with --target x86-avx2" in said.err
     assert [entry["can_saturate"] for entry in json.loads((tmp_path / "d.json").read_bytes())["models"]] == [
