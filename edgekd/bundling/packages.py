@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # By platform: the folders beside this file that make its package.
 PLATFORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": ("python",),
+    "cpp": ("cpp",),
 }
 _LEFT: Final = {"__pycache__", "node_modules"}
 
