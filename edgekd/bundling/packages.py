@@ -16,6 +16,7 @@ PLATFORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "python": ("python",),
     "node": ("javascript", "node"),
     "web": ("javascript", "web"),
+    "cpp": ("cpp",),
 }
 _LEFT: Final = {"__pycache__", "node_modules"}
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // example BUNDLE IMAGE.ppm: names what is in an image, and says how long the model takes.
 
 #include <chrono>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // selftest [BUNDLE [ONNXRUNTIME]]: proves that a bundle is whole and answers here as it did where it was made.
 
 #include <iostream>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A model inside an app: opens the bundle that `edgekd bundle` wrote.
 //
 //   edgekd::Bundle bundle("app");
@@ -67,7 +68,9 @@ class Bundle {
 
   // Turns an image into the model's input: rows of RGB pixels, or RGBA with 4 channels, without gaps.
   Tensor prepare(const std::uint8_t* pixels, std::size_t height, std::size_t width, std::size_t channels = 3) const {
-    if (!manifest_.image || manifest_.inputs.size() != 1) throw Error("the models of this bundle take no images");
+    if (!manifest_.image || manifest_.inputs.size() != 1) {
+      throw Error("this bundle's model does not take an image; use run()");
+    }
     return prepare_image(*manifest_.image, pixels, height, width, channels);
   }
 

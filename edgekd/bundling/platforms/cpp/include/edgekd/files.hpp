@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files of a bundle: nothing outside of it is read, and nothing that is not as its manifest says.
 #pragma once
 

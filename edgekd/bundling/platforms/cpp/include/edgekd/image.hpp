@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How pixels become the input of a model: Pillow's bicubic filter, bit for bit, then mean and standard deviation.
 //
 // It needs a compiler that neither fuses a product with a sum nor reorders them: -ffp-contract=off, no -ffast-math.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A strict reader of JSON (RFC 8259): UTF-8 only, no key twice, and no deeper than it can be read safely.
 #pragma once
 

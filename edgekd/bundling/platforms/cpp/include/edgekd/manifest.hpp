@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What this package reads of a manifest, edgekd.bundle/1.
 #pragma once
 
@@ -80,11 +81,11 @@ struct Manifest {
   std::vector<StoredTensor> golden;  // the first axis is the runs
   std::vector<ImageVector> images;
 
-  // Returns the record of a file; throws if the manifest has none.
+  // Returns the record of a file; throws unless the manifest has just one.
   const FileRecord& file(const std::string& path) const {
-    const auto place = std::find_if(files.begin(), files.end(), [&](const auto& entry) { return entry.path == path; });
-    if (place == files.end()) throw not_as_specified("files");
-    return *place;
+    const auto is_it = [&](const FileRecord& entry) { return entry.path == path; };
+    if (std::count_if(files.begin(), files.end(), is_it) != 1) throw not_as_specified("files");
+    return *std::find_if(files.begin(), files.end(), is_it);
   }
 
   // Returns the model for a target. Throws if there is none.
@@ -336,10 +337,10 @@ inline Manifest read_manifest(const Folder& folder) {
     throw Error(name + ": cannot be read: " + error.what());
   }
   const json::Value* schema = data.find("schema");
-  if (schema == nullptr || schema->kind != json::Kind::text) throw Manifest::not_as_specified("schema");
-  if (schema->literal != manifest_schema) {
-    throw Error(name + ": its schema is " + schema->literal + "; this package reads " + manifest_schema +
-                ": update the package");
+  const bool known = schema != nullptr && schema->kind == json::Kind::text;
+  if (!known || schema->literal != manifest_schema) {
+    throw Error(name + ": its schema is " + (known ? schema->literal : "none") + "; this package reads " +
+                manifest_schema + ": update the package");
   }
   return detail::read_manifest(detail::Part(data, ""));
 }

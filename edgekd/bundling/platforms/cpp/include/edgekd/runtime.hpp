@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // onnxruntime through its C API, owned by objects.
 //
 // The library is loaded at run time and asked for version 17 of its API, so that any onnxruntime from 1.17 on will do;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Proves where it runs that a bundle is whole, and that its model answers as it did where it was made.
 #pragma once
 
@@ -18,9 +19,9 @@ namespace edgekd {
 
 namespace detail {
 
-inline std::string two_digits(double number) {
+inline std::string three_digits(double number) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.2g", number);
+  std::snprintf(text, sizeof text, "%.3g", number);
   return text;
 }
 
@@ -32,9 +33,8 @@ inline Tensor one_run(const Tensor& runs, std::int64_t run) {
   return found;
 }
 
-// Returns the largest difference; infinite if a value is NaN or the shapes differ.
+// Returns the largest difference of two tensors of one shape; infinite if a value is NaN.
 inline double largest_difference(const Tensor& found, const Tensor& expected) {
-  if (found.shape() != expected.shape()) return HUGE_VAL;
   double largest = 0;
   for (std::size_t i = 0; i < found.size(); ++i) {
     const double difference = std::abs(found.number(i) - expected.number(i));
@@ -69,21 +69,20 @@ class SelfTest {
   Manifest manifest_;
 
   void preparation(const Bundle& bundle) {
-    std::size_t exact = 0;
-    for (const ImageVector& vector : manifest_.images) {
+    const std::size_t count = manifest_.images.size();
+    for (std::size_t i = 0; i < count; ++i) {
+      const ImageVector& vector = manifest_.images[i];
       const Tensor pixels = read_stored(folder_, manifest_, vector.pixels);
       const auto height = static_cast<std::size_t>(pixels.shape()[0]);
       const auto width = static_cast<std::size_t>(pixels.shape()[1]);
       const Tensor prepared = bundle.prepare(pixels.data<std::uint8_t>(), height, width);
       Sha256 hash;
       hash.update(prepared.bytes().data(), prepared.bytes().size());
-      if (hash.hex() == vector.sha256) ++exact;
+      if (hash.hex() != vector.sha256) {
+        throw Error("preparation: image " + std::to_string(i) + " becomes another input here");
+      }
     }
-    if (manifest_.images.empty()) return;
-    const std::string line = "preparation: " + std::to_string(exact) + " of " +
-                             std::to_string(manifest_.images.size()) + " vectors are exact";
-    if (exact != manifest_.images.size()) throw Error(line);
-    out_ << line << "\n";
+    if (count > 0) out_ << "preparation: " << count << " of " << count << " vectors are exact\n";
   }
 
   void golden(const Bundle& bundle) {
@@ -102,13 +101,17 @@ class SelfTest {
       double largest = 0;
       for (std::int64_t run = 0; run < manifest_.runs; ++run) {
         const Tensor& found = answers[static_cast<std::size_t>(run)].at(output.tensor.name);
-        largest = std::max(largest, largest_difference(found, one_run(expected, run)));
+        const Tensor wanted = one_run(expected, run);
+        if (found.shape() != wanted.shape()) {
+          throw Error("golden: " + output.tensor.name + " has shape " + to_string(found.shape()) + ", expected " +
+                      to_string(wanted.shape()));
+        }
+        largest = std::max(largest, largest_difference(found, wanted));
       }
-      const std::string line = "golden: " + std::to_string(manifest_.runs) + " runs, " + output.tensor.name +
-                               " differs by " + two_digits(largest) + " at most, " + two_digits(output.tolerance) +
-                               " is allowed";
-      if (!(largest <= output.tolerance)) throw Error(line);
-      out_ << line << "\n";
+      const std::string said = output.tensor.name + " differs by " + three_digits(largest) + " at most, " +
+                               three_digits(output.tolerance) + " is allowed";
+      if (!(largest <= output.tolerance)) throw Error("golden: " + said);
+      out_ << "golden: " << manifest_.runs << " runs, " << said << "\n";
     }
   }
 };

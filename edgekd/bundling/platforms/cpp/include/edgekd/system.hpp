@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What depends on the operating system and the CPU.
 #pragma once
 
