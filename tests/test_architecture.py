@@ -64,7 +64,8 @@ ALLOWED = {
     "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "onnx_versions": LEAVES | {"graph"},
     "bundling": LEAVES | {"onnx_versions", "data", "runtime", "quantization", "devices", "drivers", "benchmarking"},
-    "doctor": LEAVES | {"onnx_versions", "data", "runtime", "graph", "quantization", "devices", "drivers"},
+    "doctor": LEAVES
+    | {"bundling", "onnx_versions", "data", "runtime", "graph", "quantization", "devices", "drivers"},
     "run_measures": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
     "run_training": LEAVES | {"stages", "data", "models", "distillation"},
     "pipeline": LEAVES

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 def diagnosis(content: Mapping[str, Any]) -> None:
     """Print what `doctor` found of the machine (a line, where files were asked about) and of each file."""
     told = diagnosis_facts(content)
-    if not content["models"] and not content["libraries"]:
+    if not any(content[kind] for kind in ("models", "libraries", "bundles")):
         ui.facts(told)
     else:
         ui.say(f"onnxruntime {told['onnxruntime']} on {told['INT8 target']} ({told['CPU']})")
     _warnings(content["findings"])
+    for bundle in content["bundles"]:
+        ui.say(f"{bundle['path']}: {_bundle_words(bundle)}")
+        _warnings(bundle["findings"])
     for model in content["models"]:
         least = "" if model["least_onnxruntime"] is None else f", onnxruntime {model['least_onnxruntime']} or later"
         known = "" if model["opset"] is None else f"opset {model['opset']}, IR {model['ir_version']}{least}; "
@@ -30,6 +33,19 @@ def diagnosis(content: Mapping[str, Any]) -> None:
             machine = library["machine"] or "unknown machine"
             ui.say(f"{where}: {machine}, {library['bits']} bits, segments aligned to {library['alignment']:,} bytes")
         _warnings(library["findings"])
+
+
+def _bundle_words(bundle: Mapping[str, Any]) -> str:
+    """Return what was found of a bundle; its errors are said at the end."""
+    if bundle["name"] is None:
+        return "cannot be used"
+    words = f"whole, {'signed' if bundle['signed'] else 'not signed'}"
+    if bundle["model"] is not None:
+        words += f"; this CPU gets {bundle['model']}"
+    for one in bundle["differences"]:
+        apart = "NaN" if one["apart"] is None else f"{one['apart']:.3g}"
+        words += f"; {one['output']} differs by {apart}, {one['tolerance']:.3g} is allowed"
+    return words
 
 
 def _warnings(findings: Sequence[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekd.doctor.bundle import BundleReport, examine_bundle
 from edgekd.doctor.diagnosis import SCHEMA, Diagnosis, diagnose
 from edgekd.doctor.finding import Finding
 from edgekd.doctor.libraries import LibraryReport, examine_libraries
@@ -13,6 +14,7 @@ __all__ = [
     "PLATFORMS",
     "SCHEMA",
     "TELEMETRY",
+    "BundleReport",
     "Diagnosis",
     "Finding",
     "LibraryReport",
@@ -20,6 +22,7 @@ __all__ = [
     "ModelReport",
     "diagnose",
     "examine",
+    "examine_bundle",
     "examine_libraries",
     "find_platforms",
     "missing_packages",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.doctor.bundle import BundleReport, examine_bundle, is_bundle
 from edgekd.doctor.libraries import LibraryReport, examine_libraries, holds_libraries
 from edgekd.doctor.machine import (
     TELEMETRY,
@@ -40,6 +41,7 @@ class Diagnosis:
         platforms: Those that the models were judged for.
         models: The models that were asked about.
         libraries: The native libraries that were.
+        bundles: The bundles that were; their models are among the models.
         findings: What there is to say of this machine.
     """
 
@@ -50,6 +52,7 @@ class Diagnosis:
     platforms: tuple[str, ...]
     models: tuple[ModelReport, ...]
     libraries: tuple[LibraryReport, ...]
+    bundles: tuple[BundleReport, ...]
     findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class Diagnosis:
             "platforms": list(self.platforms),
             "models": [model.to_json() for model in self.models],
             "libraries": [library.to_json() for library in self.libraries],
+            "bundles": [bundle.to_json() for bundle in self.bundles],
             "findings": [finding.to_json() for finding in self.findings],
         }
 
@@ -77,6 +81,7 @@ class Diagnosis:
             ModelError: names each of them.
         """
         named = [(model.path, model.findings) for model in self.models]
+        named += [(bundle.path, bundle.findings) for bundle in self.bundles]
         named += [(library.name, library.findings) for library in self.libraries]
         ill = [
             f"{name}: {finding.text}"
@@ -88,24 +93,38 @@ class Diagnosis:
             raise ModelError("\n".join(ill))
 
 
-def diagnose(files: Sequence[str | Path] = (), *, target: str = "auto", platforms: Sequence[str] = ()) -> Diagnosis:
+def diagnose(
+    files: Sequence[str | Path] = (),
+    *,
+    target: str = "auto",
+    platforms: Sequence[str] = (),
+    public_key: str | None = None,
+) -> Diagnosis:
     """Return what this machine is, what is installed, and what some files are worth.
 
     Args:
-        files: ONNX files, ours or not, and native libraries: `.so` files, archives (AAR, APK) and folders with such.
+        files: ONNX files, ours or not; bundles; and native libraries: `.so` files, archives (AAR, APK) and folders
+            with such.
         target: Name of the target that models are judged for; `"auto"` is this machine's.
         platforms: Whose packages they are judged for, of `edgekd.doctor.PLATFORMS`.
+        public_key: 64 hexadecimal digits: bundles have to be signed with this key.
 
     Raises:
         ModelError: an archive or folder cannot be read, or has no library in it.
-        UsageError: no such target.
+        UsageError: no such target, or that is no public key.
+        MissingExtraError: a key was given, and the package cryptography is not installed.
     """
     judged_for = known_host() if target == "auto" else find_target(target)
     telemetry = os.environ.get(TELEMETRY)
     models: list[ModelReport] = []
     libraries: list[LibraryReport] = []
+    bundles: list[BundleReport] = []
     for path in map(Path, files):
-        if holds_libraries(path):
+        if is_bundle(path):
+            bundle, inside = examine_bundle(path, judged_for, platforms, public_key)
+            bundles.append(bundle)
+            models += inside
+        elif holds_libraries(path):
             libraries += examine_libraries(path)
         else:
             models.append(examine(path, judged_for, platforms))
@@ -117,5 +136,6 @@ def diagnose(files: Sequence[str | Path] = (), *, target: str = "auto", platform
         platforms=tuple(platforms),
         models=tuple(models),
         libraries=tuple(libraries),
+        bundles=tuple(bundles),
         findings=telemetry_findings(telemetry),
     )

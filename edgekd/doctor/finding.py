@@ -17,6 +17,8 @@ Kind = Literal[
     "conversions",
     "open-axes",
     "page-size",
+    "bundle",
+    "answers",
 ]
 Severity = Literal["info", "warning", "error"]
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgekd import quantize
+from edgekd import bundle, quantize
 from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.doctor import diagnose
 from edgekd.doctor.finding import Kind
@@ -168,14 +168,15 @@ def test_every_key_of_a_diagnosis_stands_in_the_document(
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     library.write_bytes(b"\x7fELF")
-    content = diagnose([path, library]).to_json()
+    bundle([path], tmp_path / "app", platforms=["python"], data={"input": images})
+    content = diagnose([path, library, tmp_path / "app"]).to_json()
     names_vary = {
         *("versions", "extras", "models[].opsets", "models[].operators", "models[].saturation"),
         *("models[].conversions.unfused", "models[].subnormals"),
     }
     found = keys(content, open_at=names_vary)
     assert {"models[].open_axes[].name", "models[].external_data[].problem", "libraries[].findings[].kind"} <= found
-    of_findings = re.compile(r"^(models\[\]|libraries\[\])\.(findings\[\]\.)")
+    of_findings = re.compile(r"^(models\[\]|libraries\[\]|bundles\[\])\.(findings\[\]\.)")
     listed = listed_keys("doctor.md")
     assert {of_findings.sub(r"\2", key) for key in found} == listed
     document = (ROOT / "docs" / "doctor.md").read_text()
