@@ -92,5 +92,3 @@ def lines(ran: subprocess.CompletedProcess[bytes]) -> list[str]:
     """Return what a program printed, which said nothing on the standard error stream."""
     assert ran.stderr.decode(errors="replace") == ""
     return ran.stdout.decode().splitlines()
-
-

@@ -133,7 +133,9 @@ def test_a_spoilt_bundle_is_refused(name: str, programs: Path, app: Path) -> Non
     assert told in said[-1]
 
 
-@pytest.mark.parametrize(("name", "told"), [("a byte of the models changed", WRONG_BYTES), ("link that leads out", "")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("a byte of the models changed", WRONG_BYTES), ("link that leads out", "")]
+)
 def test_an_app_opens_no_spoilt_model(name: str, told: str, probes: Path, app: Path) -> None:
     told = SPOILS[name](app)
     ran = run(probes / "probe", "refuse", app, library())
@@ -261,7 +263,10 @@ def build_old(probes: Path) -> Path:
             "targets.wasm.expected.outputs.0.tolerance",
             lambda content: content["targets"]["wasm"]["expected"]["outputs"][0].update(tolerance=-1),
         ),
-        ("preparation.images.0.pixels", lambda content: content["preparation"]["images"][0]["pixels"].update(shape=[3])),
+        (
+            "preparation.images.0.pixels",
+            lambda content: content["preparation"]["images"][0]["pixels"].update(shape=[3]),
+        ),
     ],
 )
 def test_a_manifest_of_another_form_is_refused(
@@ -332,7 +337,9 @@ def test_hostile_manifests_are_refused_without_an_error_of_memory(
         content = bytearray(whole)
         for _ in range(random.integers(1, 4)):
             at = int(random.integers(len(content)))
-            piece = [b"-", b"1e999", b"[" * 70, b"\xff", b"null", b"99999999999999999999", b'"', b"{", b""][number % 9]
+            piece = [b"-", b"1e999", b"[" * 70, b"\xff", b"null", b"99999999999999999999", b'"', b"{", b""][
+                number % 9
+            ]
             content[at : at + int(random.integers(0, 9))] = piece
         folders.append(tmp_path / str(number))
         folders[-1].mkdir()
@@ -345,9 +352,42 @@ def test_hostile_manifests_are_refused_without_an_error_of_memory(
 
 
 JSON = [
-    *("0", "-0", "1.5", "-1.25e-3", "1E+2", "123456789012345678901234567890", "1e999", "true", "[]", "{}", " [ 1 , 2 ] "),
-    *('"a"', '"\\u00e9\\ud83d\\ude00 \\n\\t\\"\\\\\\/\\b\\f\\r"', '"Gänse 東 😀"', '{"b": [1, {"a": null}], "a": ""}'),
-    *("01", "+1", ".5", "1.", "1e", "-", "[1,]", "[1 2]", '{"a"}', '{"a": 1,}', "{1: 2}", "nul", "truE", "'a'", "NaN"),
+    *(
+        "0",
+        "-0",
+        "1.5",
+        "-1.25e-3",
+        "1E+2",
+        "123456789012345678901234567890",
+        "1e999",
+        "true",
+        "[]",
+        "{}",
+        " [ 1 , 2 ] ",
+    ),
+    *(
+        '"a"',
+        '"\\u00e9\\ud83d\\ude00 \\n\\t\\"\\\\\\/\\b\\f\\r"',
+        '"Gänse 東 😀"',
+        '{"b": [1, {"a": null}], "a": ""}',
+    ),
+    *(
+        "01",
+        "+1",
+        ".5",
+        "1.",
+        "1e",
+        "-",
+        "[1,]",
+        "[1 2]",
+        '{"a"}',
+        '{"a": 1,}',
+        "{1: 2}",
+        "nul",
+        "truE",
+        "'a'",
+        "NaN",
+    ),
     *("Infinity", '"\\x"', '"\\u12g4"', '"\t"', "[", "{", '"', "[1] 2", "\ufeff[]", "//", ""),
 ]
 
@@ -423,7 +463,9 @@ def test_classes_come_with_their_names(channels: int, probes: Path, whole_bundle
     (tmp_path / "pixels").write_bytes(pixels[..., :channels].tobytes())
     given = (whole_bundle, library(), tmp_path / "pixels", "33", "47", str(channels), "3")
     first, second = map(json.loads, ask(probes, "classify", *given))
-    session = onnxruntime.InferenceSession(whole_bundle / manifest(whole_bundle)["targets"][detect_host().name]["model"])
+    session = onnxruntime.InferenceSession(
+        whole_bundle / manifest(whole_bundle)["targets"][detect_host().name]["model"]
+    )
     logits = session.run(None, {"input": prepared(pixels[..., :3], IMAGE)[None]})[0][0].astype(np.float64)
     shares = np.exp(logits) / np.exp(logits).sum()
     best = np.argsort(-logits)[:3]
@@ -481,7 +523,10 @@ def test_the_example_names_what_is_in_an_image(programs: Path, whole_bundle: Pat
     assert re.fullmatch(rf"models/\S+ on {detect_host().name}: [\d.]+ ms", said[4])
     (tmp_path / "image.ppm").write_bytes(b"P6 47 33 255\n" + pixels.tobytes()[:-1])
     ran = run(programs / "example", whole_bundle, tmp_path / "image.ppm", **variables)
-    assert (ran.returncode, ran.stderr.decode().endswith("image.ppm: no PPM image (P6, 8 bits a channel)\n")) == (1, True)
+    assert (ran.returncode, ran.stderr.decode().endswith("image.ppm: no PPM image (P6, 8 bits a channel)\n")) == (
+        1,
+        True,
+    )
 
 
 def test_the_package_can_be_installed_and_found(programs: Path, tmp_path: Path) -> None:
@@ -497,7 +542,8 @@ def test_the_package_can_be_installed_and_found(programs: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("device", "target"), [("qemu-cortex-a76", "arm64-dotprod"), ("qemu-cortex-a53", "arm64"), ("qemu-max-i8mm", "arm64-i8mm")]
+    ("device", "target"),
+    [("qemu-cortex-a76", "arm64-dotprod"), ("qemu-cortex-a53", "arm64"), ("qemu-max-i8mm", "arm64-i8mm")],
 )
 def test_it_passes_on_emulated_arm_cores(
     device: str, target: str, arm_programs: Path, whole_bundle: Path, tmp_path: Path
