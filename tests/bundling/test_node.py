@@ -165,32 +165,38 @@ def test_other_answers_fail(node_app: Path) -> None:
     assert ran.returncode == 1
 
 
-def test_nan_and_a_missing_value_fail(node_app: Path) -> None:
-    for name, change in (("NaN", "data[3] = NaN"), ("short", "outputs.logits = new Tensor('float32', [1], [1])")):
-        code = f"""
-        import {{ hostOf }} from "./edgekd-bundle.mjs";
-        import {{ prove }} from "./proof.mjs";
-        const host = hostOf("..");
-        const open = host.open;
-        host.open = async (...what) => {{
-          const session = await open(...what);
-          return {{
-            release: () => {{}},
-            run: async (feeds) => {{
-              const outputs = {{ ...(await session.run(feeds)) }};
-              const {{ data }} = outputs.logits;
-              {change};
-              return outputs;
-            }},
-          }};
-        }};
-        const lines = [];
-        const passed = await prove(host, (line) => lines.push(line));
-        console.log(JSON.stringify([passed, lines.at(-1)]));
-        """
-        passed, last = use(node_app, code)
-        assert passed is False, name
-        assert last.startswith("FAIL: golden: logits differs by NaN at most"), name
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("outputs.logits.data[3] = NaN", "logits differs by NaN at most"),
+        ("outputs.logits = new Tensor('float32', [1], [1, 1])", "logits has shape [1,1], expected [1,4]"),
+        ("outputs.logits = outputs.logits.reshape([4, 1])", "logits has shape [4,1], expected [1,4]"),
+    ],
+)
+def test_nan_and_another_shape_fail(change: str, told: str, node_app: Path) -> None:
+    code = f"""
+    import {{ hostOf }} from "./edgekd-bundle.mjs";
+    import {{ prove }} from "./proof.mjs";
+    const host = hostOf("..");
+    const open = host.open;
+    host.open = async (...what) => {{
+      const session = await open(...what);
+      return {{
+        release: () => {{}},
+        run: async (feeds) => {{
+          const outputs = {{ ...(await session.run(feeds)) }};
+          {change};
+          return outputs;
+        }},
+      }};
+    }};
+    const lines = [];
+    const passed = await prove(host, (line) => lines.push(line));
+    console.log(JSON.stringify([passed, lines.at(-1)]));
+    """
+    passed, last = use(node_app, code)
+    assert passed is False
+    assert last.startswith(f"FAIL: golden: {told}")
 
 
 def test_another_preparation_fails(node_app: Path) -> None:

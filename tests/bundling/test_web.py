@@ -268,6 +268,7 @@ def test_the_server_gives_what_is_in_the_bundle_and_nothing_else(
     (app / "web" / "link").symlink_to(app.parent / "secret")
     (app.parent / "app-twin").mkdir()
     (app.parent / "app-twin" / "secret").write_text("secret")
+    (app / "web" / "twin").symlink_to(app.parent / "app-twin")
     (app / "web" / "module.wasm").write_bytes(b"\0asm")
 
     def ask(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -292,7 +293,16 @@ def test_the_server_gives_what_is_in_the_bundle_and_nothing_else(
             assert content == (app / path.partition("?")[0][1:]).read_bytes()
         for path in (
             *("/../secret", "/web/../../secret", "/%2e%2e/secret", "/..%2fsecret", "/web/..%2f..%2fsecret"),
-            *("/../app-twin/secret", "/web/link", "/web", "/none", "/..%5csecret", "/%00", "//etc/passwd"),
+            *(
+                "/../app-twin/secret",
+                "/web/twin/secret",
+                "/web/link",
+                "/web",
+                "/none",
+                "/..%5csecret",
+                "/%00",
+                "//etc/passwd",
+            ),
         ):
             status, headers, content = ask(path)
             assert (status, b"secret" in content) == (404, False), path

@@ -58,8 +58,11 @@ async function proveAnswers(bundle, say) {
   }
   for (const output of bundle.choice.expected.outputs) {
     const expected = await load(output);
-    const apart = expected.map(({ dtype, values }, run) => {
+    const apart = expected.map(({ dtype, shape, values }, run) => {
       const found = answers[run][output.name];
+      if (String(found.dims) !== String(shape)) {
+        throw new BundleError(`golden: ${output.name} has shape [${found.dims}], expected [${shape}]`);
+      }
       return largestDifference(numbersOf(found.type, found.data), numbersOf(dtype, values));
     });
     const most = Math.max(...apart);
