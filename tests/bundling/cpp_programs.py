@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import onnxruntime
 import pytest
 
+from tests.bundling.npm_packages import fetched_folder
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,8 +27,7 @@ SOURCES = Path(__file__).parent / "cpp"
 def onnxruntime_headers(needed: Callable[[str, Path], Path]) -> Path:
     """Return the folder of `onnxruntime_c_api.h`, fetched with npm once; skip or fail where that is impossible."""
     npm = needed("cpp", Path(shutil.which("npm") or "/usr/bin/npm"))
-    cache = Path(os.environ.get("EDGEKD_TEST_CACHE") or Path.home() / ".cache" / "edgekd-tests")
-    folder = cache / f"headers-{HEADERS}"
+    folder = fetched_folder() / f"headers-{HEADERS}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 VERSIONS = {"onnxruntime-node": "1.30.0", "onnxruntime-web": "1.30.0", "playwright-core": "1.52.0"}
 
 
+def fetched_folder() -> Path:
+    """Return the folder of what tests fetch once."""
+    return Path(os.environ.get("EDGEKD_TEST_CACHE") or Path.home() / ".cache" / "edgekd-tests")
+
+
 def npm_packages(needed: Callable[[str, Path], Path]) -> Path:
     """Return a folder whose `node_modules` holds the packages; skip or fail without node, npm or their registry."""
     npm = [needed("node", Path(shutil.which(name) or f"/usr/bin/{name}")) for name in ("node", "npm")][1]
     content = json.dumps({"private": True, "dependencies": VERSIONS})
-    cache = Path(os.environ.get("EDGEKD_TEST_CACHE") or Path.home() / ".cache" / "edgekd-tests")
-    folder = cache / f"npm-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    folder = fetched_folder() / f"npm-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "installed"
     with (folder / "lock").open("w") as lock:
