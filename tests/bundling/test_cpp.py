@@ -486,6 +486,13 @@ def test_a_model_that_takes_no_image_says_so(probes: Path, tmp_path: Path) -> No
     assert [line.partition(":")[0] for line in said] == ["manifest", "files", "target", "golden", "PASS"]
 
 
+def test_models_in_onnxruntimes_own_format_pass(probes: Path, models: list[Path], tmp_path: Path) -> None:
+    bundle(models[-1:], tmp_path / "app", platforms=["cpp"], format="ort", runs=2)
+    said = ask(probes, "selftest", tmp_path / "app", library())
+    assert said[2] == f"target: {detect_host().name}, model models/net.ort"
+    assert said[-1] == "PASS"
+
+
 def test_inputs_that_do_not_fit_are_refused(probes: Path, whole_bundle: Path) -> None:
     expected = "input input: expected float32 [-1, 3, 20, 24] (-1: any extent), found "
     assert ask(probes, "refuse", whole_bundle, library()) == [
