@@ -59,6 +59,25 @@ def test_two_processes_train_one_network_and_survive_the_death_of_one(
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        ["distill.peers=2"],
+        ["distill.data_free={samples = 64, steps = 4}", "teacher.model='resnet8'"],
+    ],
+    ids=["peers", "data-free"],
+)
+def test_ways_without_a_teacher_or_data_work_in_two_processes(
+    settings: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    options = [word for setting in [*settings, "distill.control=false"] for word in ("--set", setting)]
+    trained = start(tmp_path, "distill", recipe, "-o", "out", *options)
+    out, told = trained.communicate(timeout=600)
+    assert trained.returncode == 0, told
+    assert out.startswith("out/student.safetensors: ")
+    assert out.count("\n") == told.count("distil the student ...") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
