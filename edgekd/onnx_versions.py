@@ -16,7 +16,7 @@ import onnx
 from edgekd.graph.operators import Operator, count_operators, opsets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 CONTRIB: Final = "com.microsoft"
 
@@ -115,6 +115,14 @@ def least_onnxruntime(model: onnx.ModelProto) -> str | None:
     """
     needed = list(_needed(model))
     return None if None in needed else max((one for one in needed if one is not None), key=version_key)
+
+
+def least_for_contrib(names: Iterable[str]) -> str | None:
+    """Return the oldest release with CPU kernels for operators of `com.microsoft`; None if there is none yet."""
+    needed = [_CONTRIB_SINCE.get(name) for name in names]
+    if None in needed:
+        return None
+    return max((one for one in needed if one is not None), key=version_key, default=RELEASES[0].version)
 
 
 def late_operators(model: onnx.ModelProto) -> list[str]:

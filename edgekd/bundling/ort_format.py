@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import onnxruntime
 
 from edgekd.errors import ModelError
+from edgekd.onnx_versions import CONTRIB, least_for_contrib, version_key
 from edgekd.runtime import open_model
 from edgekd.temporary import temporary_folder, temporary_room
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgekd.bundling.variants import Variant
 
 CONFIG: Final = "required_operators_and_types.config"
+# Of the format, and the release that brought it (onnxruntime's developers in its issue 20670).
+_VERSION, _SINCE = b"6", "1.16.0"
 SLOW: Final = (
     "an fp32 or fp16 .ort file is up to three times slower on x86 than the .onnx file: bundle that with --format onnx"
 )
@@ -81,9 +84,19 @@ def _converted(variant: Variant, content: bytes, operators: Mapping[str, frozens
         content=content,
         sha256=sha256(content).hexdigest(),
         model=open_model(content, name=f"{variant.source} in onnxruntime's format"),
-        least=onnxruntime.__version__,  # older ones may not know this version of the format
+        least=_least(variant, content, operators),
         operators=operators,
     )
+
+
+def _least(variant: Variant, content: bytes, operators: Mapping[str, frozenset[str]]) -> str:
+    """Return the oldest onnxruntime that reads the file; this one, where others are not known to."""
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+
+    kernels = least_for_contrib(operators.get(CONTRIB, ()))
+    if InferenceSession.GetRootAsInferenceSession(content, 0).OrtVersion() != _VERSION or kernels is None:
+        return str(onnxruntime.__version__)
+    return max((variant.least, kernels, _SINCE), key=version_key)
 
 
 def _operators(config: str) -> dict[str, frozenset[str]]:

@@ -55,8 +55,13 @@ def test_types_are_no_operators() -> None:
     assert _operators(text) == {"": {"Cast", "Gather"}, "com.microsoft": {"QGemm"}}
 
 
-def test_it_needs_the_runtime_that_wrote_it(ort_app: Path) -> None:
-    assert manifest(ort_app)["runtime"]["onnxruntime"]["least"] == onnxruntime.__version__
+def test_the_runtime_it_needs(
+    ort_app: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: list[Path]
+) -> None:
+    assert manifest(ort_app)["runtime"]["onnxruntime"]["least"] == "1.18.0"  # of the models' own format
+    monkeypatch.setattr("edgekd.bundling.ort_format._VERSION", b"5")
+    app = bundle_of(models[2:], tmp_path / "app", format="ort")
+    assert manifest(app)["runtime"]["onnxruntime"]["least"] == onnxruntime.__version__
 
 
 def test_the_command_says_when_it_does_not_pay(models: list[Path], tmp_path: Path) -> None:
