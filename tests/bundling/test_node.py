@@ -23,8 +23,20 @@ from edgekd.bundling.packages import PLATFORMS, package_files
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
 from edgekd.targets import classify, detect_host, parse_cpuinfo
-from tests.bundling.conftest import IMAGE, LABELS, SPOILS, contracts, image_net, manifest, other_answers, rewrite
+from tests.bundling.conftest import (
+    IMAGE,
+    LABELS,
+    SPOILS,
+    TEXT_WORDS,
+    contracts,
+    image_net,
+    manifest,
+    other_answers,
+    rewrite,
+    word_piece,
+)
 from tests.bundling.npm_packages import VERSIONS, npm_packages
+from tests.bundling.test_tokenizer import texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +83,14 @@ def use(app: Path, code: str, **variables: str) -> Any:
     ran = run("program.mjs", folder=app / "node", **variables)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def node_text_app(text_bundle: Path, packages: Path, tmp_path: Path) -> Path:
+    """Return a bundle of a model that takes texts, whose Node.js package is installed."""
+    app = Path(shutil.copytree(text_bundle, tmp_path / "app"))
+    (app / "node" / "node_modules").symlink_to(packages / "node_modules")
+    return app
 
 
 @pytest.mark.parametrize("path", JAVASCRIPT, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -240,6 +260,103 @@ def test_images_become_the_input_to_the_bit(
         np.testing.assert_array_equal(found[0], prepared(pixels, contract), strict=True)
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_texts_become_the_tokenizers_own_numbers(lowercase: bool, node_text_app: Path, tmp_path: Path) -> None:
+    tokenizer = word_piece(lowercase=lowercase)
+    app = node_text_app
+    if not lowercase:
+        app = tmp_path / "cased"
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        model, words = node_text_app / "models/net.onnx", tmp_path / "tokenizer.json"
+        bundle([model], app, platforms=["node"], tokenizer=words, runs=1)
+        (app / "node" / "node_modules").symlink_to((node_text_app / "node" / "node_modules").resolve())
+    tokenizer.encode_special_tokens = True
+    (app / "node" / "texts.json").write_text(json.dumps(texts()))
+    code = 'import { readFile } from "node:fs/promises";\nconst model = await openBundle("..");\n'
+    code += (
+        "const found = JSON.parse(await readFile('texts.json')).map((text) => model.prepareText(text).input_ids);\n"
+    )
+    code += "console.log(JSON.stringify(found.map(({ dims, data }) => [dims, Array.from(data, Number)])))"
+    expected = [tokenizer.encode(text).ids for text in texts()]
+    assert use(app, code) == [[[1, len(ids)], ids] for ids in expected]
+
+
+def test_a_text_is_answered_and_lone_surrogates_count_as_replacement_characters(node_text_app: Path) -> None:
+    code = """
+    const model = await openBundle("..");
+    const inputs = model.prepareText("Running dogs");
+    const { total } = await model.run(inputs);
+    const numbers = (tensor) => [tensor.type, tensor.dims, Array.from(tensor.data, Number)];
+    const broken = ["dog\\ud800s", "dog\\udc00s", "dogs\\ud800", "dog\\ufffds"].map((text) => model.prepareText(text));
+    const found = Object.entries(inputs).map(([name, tensor]) => [name, ...numbers(tensor)]);
+    console.log(JSON.stringify([found, total.data[0], broken.map(({ input_ids: ids }) => numbers(ids)[2])]));
+    """
+    (found, total, broken), words = use(node_text_app, code), ("[CLS]", "run", "##ning", "dog", "##s", "[SEP]")
+    ids = [TEXT_WORDS.index(word) for word in words]
+    assert found == [["input_ids", "int64", [1, 6], ids], ["attention_mask", "int64", [1, 6], [1] * 6]]
+    assert total == sum(ids)
+    assert broken == [[TEXT_WORDS.index(word) for word in ("[CLS]", "dog", "##s", "[SEP]")]] * 4
+
+
+def test_a_mark_of_byte_order_and_lines_of_other_kinds_are_characters(
+    tmp_path: Path, needed: Callable[[str, Path], Path]
+) -> None:
+    needed("node", Path(NODE))
+    (tmp_path / "texts.mjs").write_bytes(package_files("node")["texts.mjs"])
+    code = r"""
+    import { Tokenizer } from "./texts.mjs";
+    const text = { unknown: 9, first: 7, last: 8, continuation: "##", longest_word: 3, longest: 6 };
+    const bytes = (lines) => new TextEncoder().encode(lines);
+    const tokenizer = new Tokenizer(text, bytes("\ufeffa\na\r\n##\u{1f600}\n\u2028\n"), bytes("62-64 drop\n"));
+    const given = ["\ufeffa", "a\r", "a\r\u{1f600}", "a\r\u{1f600}\u{1f600}", "\u2028", "a", "bacd\r", "\u2028 ".repeat(9)];
+    console.log(JSON.stringify(given.map((one) => tokenizer.ids(one).slice(1, -1))));
+    """
+    ran = run("--input-type=module", "-e", code, folder=tmp_path)
+    assert json.loads(ran.stdout) == [[0], [1], [1, 2], [9], [3], [9], [1], [3, 3, 3, 3]]
+
+
+def test_the_self_test_proves_how_texts_are_prepared(node_text_app: Path) -> None:
+    assert "preparation: 9 of 9 vectors are exact" in self_test(node_text_app).stdout.splitlines()
+    path = "tokenizer/characters.txt"
+    table = (node_text_app / path).read_text()
+    (node_text_app / path).write_text(table.replace("54-54 = 74", "54-54 = 73"))
+    rewrite(node_text_app, lambda content: _rehash(node_text_app, content, path))
+    ran = self_test(node_text_app)
+    assert ran.stdout.splitlines()[-1] == "FAIL: preparation: text 0 becomes another input here"
+    assert ran.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("text", lambda content: content.pop("text")),
+        ("text", lambda content: content.update(text=None)),
+        ("text.longest", lambda content: content["text"].update(longest=1)),
+        ("text.ids", lambda content: content["text"].update(ids=None)),
+        ("text.types", lambda content: content["text"].pop("types")),
+        ("text.vocabulary", lambda content: content["text"].update(vocabulary="tokenizer/none.txt")),
+        ("preparation.texts", lambda content: content["preparation"].pop("texts")),
+        ("preparation.texts.1.ids.0", lambda content: content["preparation"]["texts"][1]["ids"].__setitem__(0, "2")),
+    ],
+)
+def test_a_text_of_another_form_is_refused(
+    where: str, change: Callable[[dict[str, Any]], object], node_text_app: Path
+) -> None:
+    rewrite(node_text_app, change)
+    assert self_test(node_text_app).stdout == f"FAIL: edgekd-bundle.json: {where} is not as edgekd.bundle/1 has it\n"
+
+
+def test_a_damaged_table_is_refused_and_no_model_opened(node_text_app: Path) -> None:
+    with (node_text_app / "tokenizer" / "vocabulary.txt").open("a") as stream:
+        stream.write("dogma\n")
+    code = "let opened = 0;\nort.InferenceSession.create = async () => { opened += 1; };\n"
+    code += "const error = await openBundle('..').catch((error) => error);\n"
+    code += "console.log(JSON.stringify([opened, error.message]))"
+    opened, told = use(node_text_app, code)
+    assert (opened, told.partition(":")[0]) == (0, "tokenizer/vocabulary.txt")
+    assert told.endswith(": truncated or changed")
+
+
 def test_classes_come_with_their_names(node_app: Path) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (33, 47, 3)).astype(np.uint8)
     values = base64.b64encode(pixels.tobytes()).decode()
@@ -282,9 +399,14 @@ def test_a_model_that_takes_no_image_and_gives_halves(tmp_path: Path, packages: 
     (app / "node" / "node_modules").symlink_to(packages / "node_modules")
     ran = self_test(app)
     assert ran.returncode == 0, ran.stdout
-    code = "const model = await openBundle('..');\n"
-    code += "const error = await model.classify(null).catch((error) => error);\nconsole.log(JSON.stringify(error.message))"
-    assert use(app, code) == "this bundle's model does not take an image; use run()"
+    code = """
+    const model = await openBundle("..");
+    const said = (use) => Promise.resolve().then(use).catch((error) => error.message);
+    console.log(JSON.stringify([await said(() => model.classify(null)), await said(() => model.prepareText("a"))]));
+    """
+    assert use(app, code) == [
+        f"this bundle's model does not take {what}; use run()" for what in ("an image", "a text")
+    ]
     other = manifest(app)["targets"][detect_host().name]["expected"]["outputs"][0]
     values = np.frombuffer((app / other["path"]).read_bytes(), np.float16) + np.float16(1)
     (app / other["path"]).write_bytes(values.tobytes())

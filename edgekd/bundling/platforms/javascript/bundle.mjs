@@ -21,6 +21,7 @@
 import { prepareImage } from "./images.mjs";
 import { BundleError, parseManifest, requireVersion } from "./manifest.mjs";
 import { numbersOf } from "./tensors.mjs";
+import { Tokenizer, inputsOf } from "./texts.mjs";
 
 /** A manifest that was read, and where its files are. */
 export class Bundle {
@@ -63,6 +64,13 @@ export class Bundle {
     return this.host.load(this.#file(what.path));
   }
 
+  /** @returns {Promise<Tokenizer | null>} Null if the model takes no texts. */
+  async tokenizer() {
+    const { text } = this.manifest;
+    if (!text) return null;
+    return new Tokenizer(text, await this.load({ path: text.vocabulary }), await this.load({ path: text.characters }));
+  }
+
   /**
    * Open the model for this CPU, after it was checked.
    *
@@ -71,8 +79,9 @@ export class Bundle {
    */
   async open() {
     const variant = this.manifest.variants.find(({ path }) => path === this.choice.model);
+    const tokenizer = await this.tokenizer();
     const session = await this.host.open(this.#file(variant.path), variant.session);
-    return new Model(this, variant, session);
+    return new Model(this, variant, session, tokenizer);
   }
 
   #file(path) {
@@ -83,14 +92,17 @@ export class Bundle {
 /** An open model. */
 export class Model {
   #bundle;
+  #tokenizer;
 
   /**
    * @param {Bundle} bundle
    * @param {import("./manifest.mjs").Variant} variant
    * @param {any} session
+   * @param {Tokenizer | null} tokenizer
    */
-  constructor(bundle, variant, session) {
+  constructor(bundle, variant, session, tokenizer) {
     this.#bundle = bundle;
+    this.#tokenizer = tokenizer;
     /** Which file it is. */
     this.variant = variant;
     /** The onnxruntime session. */
@@ -122,6 +134,17 @@ export class Model {
     if (!image) throw new BundleError("this bundle's model does not take an image; use run()");
     const { data, shape } = prepareImage(pixels, image);
     return { [inputs[0].name]: new this.#bundle.host.Tensor("float32", data, shape) };
+  }
+
+  /**
+   * @param {string} text
+   * @returns {Record<string, any>} What `run` takes.
+   */
+  prepareText(text) {
+    if (!this.#tokenizer) throw new BundleError("this bundle's model does not take a text; use run()");
+    const inputs = inputsOf(this.manifest.text, this.#tokenizer.ids(text));
+    const { Tensor } = this.#bundle.host;
+    return Object.fromEntries(inputs.map(([name, ids]) => [name, new Tensor("int64", ids, [1, ids.length])]));
   }
 
   /**

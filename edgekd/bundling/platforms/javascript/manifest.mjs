@@ -8,6 +8,9 @@
  * @typedef {{name: string, dtype: string, shape: (number | null)[]}} Value
  * @typedef {{colour: "RGB" | "BGR" | "gray", layout: "NCHW" | "NHWC", height: number, width: number,
  *   mean: number[], std: number[], resize: "cover-bicubic"}} Image
+ * @typedef {{vocabulary: string, characters: string, unknown: number, first: number, last: number,
+ *   continuation: string, longest_word: number, longest: number, ids: string, mask: string | null,
+ *   types: string | null}} Text
  * @typedef {{intra_op_num_threads: number, intra_op_spinning: boolean, enable_cpu_mem_arena: boolean,
  *   graph_optimization_level: "all" | "extended" | "basic" | "none"}} Session
  * @typedef {{path: string, precision: string, format: string, made_for: string | null, right_on: string[],
@@ -15,9 +18,9 @@
  * @typedef {{model: string, expected: {target: string, device: string, outputs: ExpectedOutput[]}}} Choice
  * @typedef {{schema: string, name: string, edgekd: string, files: File[],
  *   runtime: {onnxruntime: {least: string, tested: string}}, inputs: Value[], outputs: Value[],
- *   image: Image | null, labels: string[], variants: Variant[], targets: Record<string, Choice>,
+ *   image: Image | null, text: Text | null, labels: string[], variants: Variant[], targets: Record<string, Choice>,
  *   golden: {runs: number, source: string, inputs: TensorFile[]},
- *   preparation: {images: {pixels: TensorFile, sha256: string}[]}}} Manifest
+ *   preparation: {images: {pixels: TensorFile, sha256: string}[], texts: {text: string, ids: number[]}[]}}} Manifest
  */
 
 import { itemBytes } from "./tensors.mjs";
@@ -61,6 +64,19 @@ const IMAGE = {
   std: [isNumber],
   resize: oneOf("cover-bicubic"),
 };
+const TEXT = {
+  vocabulary: PATH,
+  characters: PATH,
+  unknown: isCount,
+  first: isCount,
+  last: isCount,
+  continuation: isText,
+  longest_word: isCount,
+  longest: (value) => isCount(value) && value >= 2,
+  ids: isText,
+  mask: orNull(isText),
+  types: orNull(isText),
+};
 const FORM = {
   name: isText,
   edgekd: isText,
@@ -69,6 +85,7 @@ const FORM = {
   inputs: [VALUE],
   outputs: [VALUE],
   image: orNull(IMAGE),
+  text: orNull(TEXT),
   labels: [isText],
   variants: [
     {
@@ -85,7 +102,7 @@ const FORM = {
     expected: { target: isText, device: isText, outputs: [{ ...TENSOR, tolerance: isTolerance }] },
   }),
   golden: { runs: isExtent, source: oneOf("data", "synthetic"), inputs: [TENSOR] },
-  preparation: { images: [{ pixels: TENSOR, sha256: isHash }] },
+  preparation: { images: [{ pixels: TENSOR, sha256: isHash }], texts: [{ text: isText, ids: [isCount] }] },
 };
 
 /**
@@ -172,6 +189,12 @@ function requireReferences(manifest) {
     if (manifest.inputs.length === 0) throw misfit("inputs");
   } else if (manifest.preparation.images.length) {
     throw misfit("image");
+  }
+  const { text } = manifest;
+  if (text) {
+    for (const key of ["vocabulary", "characters"]) if (!files.has(text[key])) throw misfit(`text.${key}`);
+  } else if (manifest.preparation.texts.length) {
+    throw misfit("text");
   }
 }
 

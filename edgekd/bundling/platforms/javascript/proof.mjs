@@ -31,15 +31,22 @@ export async function prove(host, say) {
 
 async function provePreparation(bundle, say) {
   const { image, preparation } = bundle.manifest;
-  const vectors = preparation.images;
-  for (const [index, { pixels, sha256: expected }] of vectors.entries()) {
+  const { images, texts } = preparation;
+  for (const [index, { pixels, sha256: expected }] of images.entries()) {
     const [height, width] = pixels.shape;
     const { data } = prepareImage({ data: await bundle.load(pixels), width, height }, image);
     if ((await bundle.host.sha256(new Uint8Array(data.buffer))) !== expected) {
       throw new BundleError(`preparation: image ${index} becomes another input here`);
     }
   }
-  if (vectors.length) say(`preparation: ${vectors.length} of ${vectors.length} vectors are exact`);
+  const tokenizer = await bundle.tokenizer();
+  for (const [index, { text, ids }] of texts.entries()) {
+    if (String(tokenizer.ids(text)) !== String(ids)) {
+      throw new BundleError(`preparation: text ${index} becomes another input here`);
+    }
+  }
+  const count = images.length + texts.length;
+  if (count) say(`preparation: ${count} of ${count} vectors are exact`);
 }
 
 async function proveAnswers(bundle, say) {
