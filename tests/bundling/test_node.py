@@ -16,11 +16,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from edgekd import bundle
 from edgekd.bundling.bundle import _image
+from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.packages import PLATFORMS, package_files
 from edgekd.bundling.preparation import prepared
+from edgekd.bundling.signature import SIGNATURE
 from edgekd.data import Contract
 from edgekd.targets import classify, detect_host, parse_cpuinfo
 from tests.bundling.conftest import (
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 NODE = shutil.which("node") or "node"
 HERE = Path(__file__).parent
+UNSIGNED = f"{MANIFEST}: its signature is not of the given key"
 JAVASCRIPT = [
     *HERE.glob("*.mjs"),
     *(Path(bundle.__code__.co_filename).parent / "platforms").glob("*/*.mjs"),
@@ -68,8 +72,8 @@ def run(*arguments: str | Path, folder: Path, **variables: str) -> subprocess.Co
     )
 
 
-def self_test(app: Path) -> subprocess.CompletedProcess[str]:
-    ran = run(app / "node" / "selftest.mjs", folder=app.parent)
+def self_test(app: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    ran = run(app / "node" / "selftest.mjs", *arguments, folder=app.parent)
     assert ran.stderr == ""
     return ran
 
@@ -355,6 +359,42 @@ def test_a_damaged_table_is_refused_and_no_model_opened(node_text_app: Path) -> 
     opened, told = use(node_text_app, code)
     assert (opened, told.partition(":")[0]) == (0, "tokenizer/vocabulary.txt")
     assert told.endswith(": truncated or changed")
+
+
+def test_a_signed_bundle_is_opened_with_its_key_alone(node_app: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    (node_app / SIGNATURE).write_bytes(key.sign((node_app / MANIFEST).read_bytes()))
+    public, other = (one.public_key().public_bytes_raw().hex() for one in (key, ed25519.Ed25519PrivateKey.generate()))
+    assert self_test(node_app, "--key", public.upper()).returncode == 0
+    ran = self_test(node_app, "--key", other)
+    assert (ran.returncode, ran.stdout) == (1, f"FAIL: {UNSIGNED}\n")
+    assert self_test(node_app, "--key", "").stdout == f"FAIL: {UNSIGNED}\n"
+    code = f"""
+    import {{ rm, appendFile }} from "node:fs/promises";
+    const said = (options) => openBundle("..", options).then(() => "open", (error) => error.message);
+    const found = [await said({{ publicKey: {public!r} }})];
+    const wrong = [{other!r}, "00".repeat(32), "no key", {public[:-2]!r}, {public + "00"!r}, undefined, null];
+    for (const publicKey of wrong) found.push(await said({{ publicKey }}));
+    await appendFile("../{MANIFEST}", "{{");
+    found.push(await said({{ publicKey: {public!r} }}), (await said()).split(": ")[1]);
+    await rm("../{SIGNATURE}");
+    found.push(await said({{ publicKey: {public!r} }}));
+    console.log(JSON.stringify(found));
+    """
+    assert use(node_app, code) == ["open", *[UNSIGNED] * 8, "cannot be read", UNSIGNED]
+
+
+def test_without_ed25519_no_signature_is_right(node_app: Path) -> None:
+    (node_app / SIGNATURE).write_bytes(bytes(64))
+    code = f"""
+    import {{ requireSigned }} from "./signature.mjs";
+    const lacking = {{ importKey: async () => {{ throw new DOMException("no such name", "NotSupportedError"); }} }};
+    const said = (subtle) => requireSigned(new Uint8Array(9), new Uint8Array(64), "{"11" * 32}", subtle)
+      .then(() => "right", (error) => [error.name, error.message]);
+    console.log(JSON.stringify([await said(undefined), await said(lacking), await said({{ importKey: 1 }})]));
+    """
+    told = "a signature cannot be checked here: it takes WebCrypto with Ed25519, in a browser a page from https or localhost"
+    assert use(node_app, code) == [["BundleError", told], ["BundleError", told], ["BundleError", UNSIGNED]]
 
 
 def test_classes_come_with_their_names(node_app: Path) -> None:

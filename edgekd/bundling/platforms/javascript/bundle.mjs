@@ -9,17 +9,22 @@
  * @property {string} target What this CPU is.
  * @property {new (dtype: string, data: any, shape: readonly number[]) => any} Tensor Of onnxruntime.
  * @property {(bytes: Uint8Array) => Promise<string>} sha256 In hex.
+ * @property {SubtleCrypto | undefined} subtle Of WebCrypto; undefined where there is none.
  * @property {() => Promise<Uint8Array>} manifest Gives the manifest's bytes.
+ * @property {() => Promise<Uint8Array | null>} signature Gives the bytes of its signature; null if it has none.
  * @property {(file: File) => Promise<void>} check Refuses a file that is not as the manifest has it.
  * @property {(file: File) => Promise<Uint8Array>} load Gives a checked file's bytes.
  * @property {(file: File, session: import("./manifest.mjs").Session) => Promise<any>} open Gives an onnxruntime
  *   session of a checked file.
  *
+ * @typedef {{publicKey?: string}} Options `publicKey`: 64 hexadecimal digits; if it is given, only a bundle that is
+ *   signed with this key is read. An undefined one counts as given.
  * @typedef {{index: number, label: string, score: number}} Answer
  */
 
 import { prepareImage } from "./images.mjs";
 import { BundleError, parseManifest, requireVersion } from "./manifest.mjs";
+import { requireSigned } from "./signature.mjs";
 import { numbersOf } from "./tensors.mjs";
 import { Tokenizer, inputsOf } from "./texts.mjs";
 
@@ -35,14 +40,17 @@ export class Bundle {
   }
 
   /**
-   * Read the manifest and check the version of onnxruntime.
+   * Read the manifest and check its signature, if asked, and the version of onnxruntime.
    *
    * @param {Host} host
+   * @param {Options} options
    * @returns {Promise<Bundle>}
    * @throws {BundleError}
    */
-  static async read(host) {
-    const manifest = parseManifest(await host.manifest());
+  static async read(host, options = {}) {
+    const bytes = await host.manifest();
+    if ("publicKey" in options) await requireSigned(bytes, await host.signature(), options.publicKey, host.subtle);
+    const manifest = parseManifest(bytes);
     requireVersion(host.version, manifest.runtime.onnxruntime.least);
     return new Bundle(host, manifest);
   }

@@ -9,11 +9,12 @@ import { largestDifference, numbersOf, runsOf } from "./tensors.mjs";
 /**
  * @param {import("./bundle.mjs").Host} host
  * @param {(line: string) => void} say Takes each line of the report; the last is `PASS` or `FAIL: why`.
+ * @param {import("./bundle.mjs").Options} options
  * @returns {Promise<boolean>} Whether it passed.
  */
-export async function prove(host, say) {
+export async function prove(host, say, options = {}) {
   try {
-    const bundle = await Bundle.read(host);
+    const bundle = await Bundle.read(host, options);
     const { name, schema, runtime, files } = bundle.manifest;
     say(`manifest: ${name}, ${schema}, onnxruntime ${host.version} (least ${runtime.onnxruntime.least})`);
     for (const file of files) await host.check(file);

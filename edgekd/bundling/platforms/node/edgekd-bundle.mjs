@@ -7,7 +7,7 @@
  *     const best = await model.classify({ data, width, height });
  */
 
-import { createHash } from "node:crypto";
+import { createHash, webcrypto } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readFile, realpath, stat } from "node:fs/promises";
 import path from "node:path";
@@ -16,6 +16,7 @@ import { fileURLToPath } from "node:url";
 import { Bundle } from "./bundle.mjs";
 import { cpuTarget } from "./cpu.mjs";
 import { BundleError, MANIFEST, leaves, missing, requireHash, requireLength } from "./manifest.mjs";
+import { SIGNATURE } from "./signature.mjs";
 
 process.env.ORT_DISABLE_TELEMETRY ??= "1"; // only what is set before onnxruntime is loaded counts
 const { default: ort } = await import("onnxruntime-node");
@@ -27,11 +28,12 @@ export { BundleError };
  * Open the model of a bundle that is right on this CPU. Nothing is opened that is not as the manifest has it.
  *
  * @param {string | URL} folder The one with `edgekd-bundle.json`; relative to the working folder, or a `file:` URL.
+ * @param {import("./bundle.mjs").Options} options
  * @returns {Promise<import("./bundle.mjs").Model>}
  * @throws {BundleError}
  */
-export async function openBundle(folder) {
-  const bundle = await Bundle.read(hostOf(folder));
+export async function openBundle(folder, options = {}) {
+  const bundle = await Bundle.read(hostOf(folder), options);
   return bundle.open();
 }
 
@@ -46,6 +48,8 @@ export function hostOf(folder) {
     target: cpuTarget(),
     Tensor,
     sha256: async (bytes) => sha256(bytes),
+    subtle: webcrypto.subtle,
+    signature: () => readFile(path.join(root, SIGNATURE)).catch(() => null),
     manifest: async () => {
       try {
         return await readFile(path.join(root, MANIFEST));

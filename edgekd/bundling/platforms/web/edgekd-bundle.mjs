@@ -11,6 +11,7 @@ import * as ort from "onnxruntime-web/wasm";
 
 import { Bundle } from "./bundle.mjs";
 import { BundleError, MANIFEST, missing, requireHash, requireLength } from "./manifest.mjs";
+import { SIGNATURE } from "./signature.mjs";
 
 const MOST_THREADS = 4; // more gain little, and each takes memory
 
@@ -22,11 +23,12 @@ export { pixelsOf } from "./pixels.mjs";
  * Open the model of a bundle that is right in a browser. Nothing is opened that is not as the manifest has it.
  *
  * @param {string | URL} folder Where `edgekd-bundle.json` is, relative to the page.
+ * @param {import("./bundle.mjs").Options} options
  * @returns {Promise<import("./bundle.mjs").Model>}
  * @throws {BundleError}
  */
-export async function openBundle(folder) {
-  const bundle = await Bundle.read(hostOf(folder));
+export async function openBundle(folder, options = {}) {
+  const bundle = await Bundle.read(hostOf(folder), options);
   return bundle.open();
 }
 
@@ -53,6 +55,11 @@ export function hostOf(folder) {
     target: "wasm",
     Tensor,
     sha256,
+    subtle: globalThis.crypto?.subtle,
+    signature: async () => {
+      const answer = await fetched(new URL(SIGNATURE, root), SIGNATURE);
+      return answer.status === 404 ? null : bytesOf(answer, SIGNATURE);
+    },
     manifest: async () => bytesOf(await fetched(new URL(MANIFEST, root), MANIFEST), MANIFEST),
     check: async (file) => void (await load(file)),
     load,

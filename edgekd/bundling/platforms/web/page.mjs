@@ -13,7 +13,10 @@ const show = (id, text) => {
 };
 const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
-if (new URLSearchParams(location.search).has("selftest")) {
+const asked = new URLSearchParams(location.search);
+const options = asked.has("key") ? { publicKey: asked.get("key") } : {};
+
+if (asked.has("selftest")) {
   await selfTest();
 } else {
   await demo();
@@ -25,7 +28,7 @@ async function selfTest() {
   show("back");
   document.getElementById("test").hidden = true;
   const lines = document.getElementById("lines");
-  const passed = await prove(hostOf(BUNDLE), (line) => lines.append(`${line}\n`));
+  const passed = await prove(hostOf(BUNDLE), (line) => lines.append(`${line}\n`), options);
   const verdict = passed ? "PASS" : "FAIL";
   show("verdict", verdict);
   document.title = verdict;
@@ -35,7 +38,7 @@ async function selfTest() {
 async function demo() {
   let model;
   try {
-    model = await openBundle(BUNDLE);
+    model = await openBundle(BUNDLE, options);
   } catch (error) {
     show("about", "The model was not opened.");
     fail(error);
@@ -77,10 +80,10 @@ function listen(take) {
   const takeFirst = (files) => files.length && take(files[0]);
 }
 
-let asked = 0; // an answer to an older image than the last one is not shown
+let turns = 0; // an answer to an older image than the last one is not shown
 
 async function answer(model, file) {
-  const turn = ++asked;
+  const turn = ++turns;
   document.getElementById("error").hidden = true;
   document.documentElement.dataset.answered = "no";
   try {
@@ -90,14 +93,14 @@ async function answer(model, file) {
     const prepared = performance.now();
     const outputs = await model.run(inputs);
     const end = performance.now();
-    if (turn !== asked) return;
+    if (turn !== turns) return;
     preview(file);
     list(model.top(outputs));
     const ms = (from, to) => `${(to - from).toFixed(1)} ms`;
     show("time", ms(prepared, end));
     show("preparation", `${ms(begin, prepared)} before it to prepare ${pixels.width} × ${pixels.height} pixels`);
   } catch (error) {
-    if (turn !== asked) return;
+    if (turn !== turns) return;
     fail(new Error(`${file.name}: ${error.message}`));
     document.getElementById("answer").hidden = true;
   }
