@@ -129,8 +129,8 @@ private func cover(_ pixels: Pixels, _ height: Int, _ width: Int) -> Pixels {
     let scale: Double = max(Double(height) / Double(tall), Double(width) / Double(wide))
     let rows: Int = max(height, Int((Double(tall) * scale).rounded(.toNearestOrEven)))
     let columns: Int = max(width, Int((Double(wide) * scale).rounded(.toNearestOrEven)))
-    let broad: [UInt8] = resize(pixels.values, outer: tall, from: wide, to: columns, inner: channels)
-    let scaled: [UInt8] = resize(broad, outer: 1, from: tall, to: rows, inner: columns * channels)
+    let broad: [UInt8] = resize(pixels.values, outer: tall, before: wide, after: columns, inner: channels)
+    let scaled: [UInt8] = resize(broad, outer: 1, before: tall, after: rows, inner: columns * channels)
     let top: Int = (rows - height) / 2
     let left: Int = (columns - width) / 2
     var middle: [UInt8] = []
@@ -142,23 +142,23 @@ private func cover(_ pixels: Pixels, _ height: Int, _ width: Int) -> Pixels {
     return Pixels(height: height, width: width, channels: channels, values: middle)
 }
 
-/// Scales the middle axis of outer x from x inner, bicubic.
-private func resize(_ pixels: [UInt8], outer: Int, from: Int, to: Int, inner: Int) -> [UInt8] {
-    if from == to {
+/// Scales the middle axis of outer x before x inner, bicubic.
+private func resize(_ pixels: [UInt8], outer: Int, before: Int, after: Int, inner: Int) -> [UInt8] {
+    if before == after {
         return pixels
     }
-    let filters: [Filter] = weights(from, to)
-    var scaled: [UInt8] = [UInt8](repeating: 0, count: outer * to * inner)
+    let filters: [Filter] = weights(before, after)
+    var scaled: [UInt8] = [UInt8](repeating: 0, count: outer * after * inner)
     for block in 0..<outer {
-        for x in 0..<to {
+        for x in 0..<after {
             let filter: Filter = filters[x]
             for place in 0..<inner {
                 var total: Int = 1 << (bits - 1)
                 for tap in 0..<filter.weights.count {
-                    let offset: Int = (block * from + filter.first + tap) * inner + place
+                    let offset: Int = (block * before + filter.first + tap) * inner + place
                     total += Int(pixels[offset]) * filter.weights[tap]
                 }
-                scaled[(block * to + x) * inner + place] = UInt8(min(max(total >> bits, 0), 255))
+                scaled[(block * after + x) * inner + place] = UInt8(min(max(total >> bits, 0), 255))
             }
         }
     }

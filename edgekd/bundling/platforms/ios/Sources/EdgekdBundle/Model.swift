@@ -145,15 +145,16 @@ public final class Model {
 /// Refuses an onnxruntime that does not read the models.
 func requireRuntime(_ bundle: ModelBundle) throws {
     let least: String = bundle.manifest.runtime.onnxruntime.least
-    let version: String = ORTVersion()
+    let version: String = runtimeVersion()
     if numbers(version).lexicographicallyPrecedes(numbers(least)) {
         throw BundleError("onnxruntime \(version) is too old for these models, which need \(least)")
     }
 }
 
-/// Returns the version of onnxruntime.
+/// Returns the version of onnxruntime; some say that it may be nil.
 func runtimeVersion() -> String {
-    return ORTVersion()
+    let version: String? = ORTVersion()
+    return version ?? "0"
 }
 
 /// Returns the model that is right on a target.
