@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import edgekd
-from edgekd.errors import OutputError, UsageError, reading, writing
+from edgekd.errors import DataError, OutputError, UsageError, reading, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +146,36 @@ def write_json(path: Path, value: Mapping[str, Any], option: str = "-o") -> None
 def indented_json(value: Mapping[str, Any]) -> bytes:
     """Return `value` as JSON for people; a NaN in it raises `ValueError`."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path, schema: str, what: str) -> dict[str, Any]:
+    """Return a JSON object of a schema.
+
+    Args:
+        path: The file.
+        schema: What its key `schema` has to be.
+        what: Names such a file in messages.
+
+    Raises:
+        DataError: it cannot be read, is no JSON of finite numbers, or of another schema.
+    """
+    with reading(path, DataError, what):
+        data = path.read_bytes()
+    try:
+        content = json.loads(data, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON file of finite numbers: {error}") from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise DataError(f"{path}: expected a {what} (schema {schema!r}), found schema {found!r}")
+    return dict(content)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found {text}")
+    return value
 
 
 def rounded(value: float, digits: int = 6) -> float:

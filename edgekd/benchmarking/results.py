@@ -6,7 +6,6 @@ The fields of these classes are the keys of the JSON. A figure that could not be
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekd.artifact import read_json
 from edgekd.benchmarking.conditions import Conditions  # noqa: TC001
 from edgekd.benchmarking.consumption import Energy  # noqa: TC001
 from edgekd.benchmarking.correlation import correlated_uppers, lag_one_autocorrelation
 from edgekd.benchmarking.profiling import Profile  # noqa: TC001
 from edgekd.benchmarking.statistics import CONFIDENCE, PairedRatio, percentiles
 from edgekd.benchmarking.tuned import Tuning  # noqa: TC001
-from edgekd.errors import DataError, reading
+from edgekd.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,25 +174,10 @@ def read_result(path: str | Path) -> BenchResult:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    with reading(path, DataError, "benchmark result"):
-        data = Path(path).read_bytes()
+    found = read_json(Path(path), SCHEMA, "benchmark result")
     try:
-        found = json.loads(data, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file of finite numbers: {error}") from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f"{path}: expected a benchmark result (schema {SCHEMA!r}), found schema {schema!r}")
-    try:
-        return TypeAdapter(BenchResult).validate_json(data, strict=True)
+        return TypeAdapter(BenchResult).validate_json(json.dumps(found), strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
         raise DataError(f"{path}: {key}: {fault['msg']}") from error
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"found {text}")
-    return value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgekd.artifact import read_json
 from edgekd.benchmarking.plan import MOST_THREADS, Session
-from edgekd.errors import DataError, reading
+from edgekd.errors import DataError
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
@@ -54,16 +54,7 @@ def read_session(path: str | Path) -> Setting:
     Raises:
         DataError: it cannot be read, or is not in that form; the message names the key.
     """
-    with reading(path, DataError, "session file"):
-        data = Path(path).read_bytes()
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f"{path}: expected the settings of a session (schema {SCHEMA!r}), found schema {schema!r}")
-    settings = content.get("session")
+    settings = read_json(Path(path), SCHEMA, "session file").get("session")
     if not isinstance(settings, dict):
         raise DataError(f"{path}: session: expected an object with {', '.join(DEFAULT.to_json())}")
     return _setting(str(path), settings)

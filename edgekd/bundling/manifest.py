@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from edgekd.artifact import sha256_file
+from edgekd.artifact import read_json, sha256_file
 from edgekd.errors import DataError, reading
 
 if TYPE_CHECKING:
@@ -218,17 +218,9 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: there is none, or it is not in the form `edgekd.bundle/1`.
     """
     path = folder / MANIFEST
-    with reading(path, DataError, "manifest"):
-        content = path.read_bytes()
+    content = read_json(path, SCHEMA, "manifest")
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f"{path}: expected a bundle's manifest (schema {SCHEMA!r}), found schema {schema!r}")
-    try:
-        return Manifest.model_validate_json(content)
+        return Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
