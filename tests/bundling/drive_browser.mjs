@@ -1,7 +1,7 @@
 /**
  * Drives a browser: each line of standard input is a visit as JSON, each line of standard output what came of it.
- * A visit is `url`, `wait` (a selector of what appears), `choose` and `drop` (an image file), `then` (waited for
- * after the image), `read` (an expression), and `shot` (a PNG to write), `width` and `scheme` for it.
+ * A visit is `url`, `wait` (a selector of what appears), `choose` and `drop` (an image file), `enter` (a
+ * text), `then` (waited for after the input), `read` (an expression), and `shot` (a PNG to write), `width` and `scheme` for it.
  */
 
 import { createRequire } from "node:module";
@@ -17,7 +17,7 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"],
 });
 
-async function visit({ url, wait, choose, drop, then, read, shot, width = 900, scheme = "light" }) {
+async function visit({ url, wait, choose, drop, enter, then, read, shot, width = 900, scheme = "light" }) {
   const context = await browser.newContext({ viewport: { width, height: 700 }, colorScheme: scheme });
   const page = await context.newPage();
   const appears = (selector) => page.waitForSelector(selector, { state: "attached", timeout: 60_000 });
@@ -28,6 +28,10 @@ async function visit({ url, wait, choose, drop, then, read, shot, width = 900, s
     await page.goto(url);
     await appears(wait);
     if (choose) await page.setInputFiles("#file", choose);
+    if (enter) {
+      await page.fill("#text", enter);
+      await page.click("#words button");
+    }
     if (drop) {
       const bytes = [...(await readFile(drop))];
       const carried = await page.evaluateHandle(([name, content]) => {

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from PIL import Image
 
 from edgekd import bundle
+from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.preparation import prepared
+from edgekd.bundling.signature import SIGNATURE
 from edgekd.data.image_folder import decode
-from tests.bundling.conftest import IMAGE, LABELS, SPOILS, image_net, manifest, other_answers, rewrite
+from tests.bundling.conftest import IMAGE, LABELS, SPOILS, TEXT_WORDS, image_net, manifest, other_answers, rewrite
 from tests.bundling.npm_packages import VERSIONS, npm_packages
 
 if TYPE_CHECKING:
@@ -256,8 +259,40 @@ def test_a_model_that_takes_no_image(tmp_path: Path, packages: Path, visit: Visi
     onnx.save(model, tmp_path / "net.onnx")
     bundle([tmp_path / "net.onnx"], tmp_path / "app", platforms=["web"])
     with served(install(tmp_path / "app", packages)) as page:
-        assert "This model takes no image." in visit(page)["text"]
+        assert "This model takes no image and no text." in visit(page)["text"]
         assert visit(f"{page}?selftest")["title"] == "PASS"
+
+
+def test_a_text_is_answered(text_bundle: Path, tmp_path: Path, packages: Path, visit: Visit) -> None:
+    app = install(Path(shutil.copytree(text_bundle, tmp_path / "app")), packages)
+    read = "[document.getElementById('values').textContent, document.getElementById('drop').checkVisibility()]"
+    total = sum(TEXT_WORDS.index(word) for word in ("[CLS]", "run", "##ning", "dog", "##s", "[SEP]"))
+    with served(app) as page:
+        tested = visit(f"{page}?selftest")
+        found = visit(page, enter="Running dogs", then="[data-answered=yes]", read=read)
+        rewrite(app, lambda content: content.update(labels=["<i>only"]))
+        named = visit(page, enter="dog", then="[data-answered=yes]")
+    assert (tested["title"], tested["complaints"]) == ("PASS", [])
+    assert "preparation: 9 of 9 vectors are exact" in tested["text"].splitlines()
+    assert (found["found"], found["complaints"]) == ([f"total: float32 [1, 1]\n{total}", False], [])
+    assert re.search(r"\d\.\d ms for the model, \d+\.\d ms before it to prepare 6 tokens", found["text"])
+    assert re.search(r"<i>only\s+100\.0 %", named["text"])
+
+
+def test_a_signed_bundle_is_opened_with_its_key_alone(web_app: Path, visit: Visit) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    public, signature = key.public_key().public_bytes_raw().hex(), web_app / SIGNATURE
+    signature.write_bytes(key.sign((web_app / MANIFEST).read_bytes()))
+    unsigned = f"{MANIFEST}: its signature is not of the given key"
+    with served(web_app) as page:
+        assert visit(f"{page}?selftest&key={public}")["title"] == "PASS"
+        for wrong in ("11" * 32, ""):
+            assert f"FAIL: {unsigned}" in visit(f"{page}?selftest&key={wrong}")["text"].splitlines()
+        signature.unlink()
+        assert f"FAIL: {unsigned}" in visit(f"{page}?selftest&key={public}")["text"].splitlines()
+        opened = visit(f"{page}?key={public}")
+    assert unsigned in opened["text"]
+    assert "The model was not opened." in opened["text"]
 
 
 def test_the_server_gives_what_is_in_the_bundle_and_nothing_else(

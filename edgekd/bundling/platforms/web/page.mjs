@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The page: an image in, its classes and how long they took out; with `?selftest` the self-test. */
+/** The page: an image or a text in, what the model answers and how long it took out; with `?selftest` the self-test. */
 
 import { hostOf, openBundle, pixelsOf, threads } from "./edgekd-bundle.mjs";
 import { prove } from "./proof.mjs";
+import { numbersOf } from "./tensors.mjs";
 
 const BUNDLE = "../";
+const MOST_VALUES = 8; // of an output that has no names for its classes
 const show = (id, text) => {
   const element = document.getElementById(id);
   if (text !== undefined) element.textContent = text;
@@ -44,17 +46,25 @@ async function demo() {
     fail(error);
     return;
   }
-  const { name, image } = model.manifest;
+  const { name, image, text } = model.manifest;
   if (image) await model.classify(blank(image)); // the first run takes longer than any other
+  else if (text) await model.run(model.prepareText("a"));
   document.title = show("name", name).textContent;
   show("about", `${model.variant.path} · ${model.variant.precision} · ${counted(threads(), "thread")}`);
   document.documentElement.dataset.threads = threads();
   document.documentElement.dataset.ready = "yes";
   if (image) {
     show("demo");
-    listen((file) => answer(model, file));
+    show("drop");
+    listen((file) => answerImage(model, file));
+  } else if (text) {
+    show("demo");
+    show("words").addEventListener("submit", (event) => {
+      event.preventDefault();
+      answerText(model, document.getElementById("text").value);
+    });
   } else {
-    fail(new Error("This model takes no image. The self-test shows what it answers."));
+    fail(new Error("This model takes no image and no text. The self-test shows what it answers."));
   }
 }
 
@@ -80,31 +90,65 @@ function listen(take) {
   const takeFirst = (files) => files.length && take(files[0]);
 }
 
-let turns = 0; // an answer to an older image than the last one is not shown
+function answerImage(model, file) {
+  return answer(model, async () => {
+    const pixels = await pixelsOf(file);
+    return {
+      prepare: () => model.prepare(pixels),
+      what: () => `${pixels.width} × ${pixels.height} pixels`,
+      showInput: () => preview(file),
+    };
+  }, `${file.name}: `);
+}
 
-async function answer(model, file) {
+function answerText(model, text) {
+  return answer(model, () => ({
+    prepare: () => model.prepareText(text),
+    what: (inputs) => counted(inputs[model.manifest.text.ids].dims[1], "token"),
+  }));
+}
+
+let turns = 0; // an answer to an older input than the last one is not shown
+
+/** Show what the model answers; `read` gives how the input is prepared, and what it is. */
+async function answer(model, read, whose = "") {
   const turn = ++turns;
   document.getElementById("error").hidden = true;
   document.documentElement.dataset.answered = "no";
   try {
-    const pixels = await pixelsOf(file);
+    const { prepare, what, showInput } = await read();
     const begin = performance.now();
-    const inputs = model.prepare(pixels);
+    const inputs = prepare();
     const prepared = performance.now();
     const outputs = await model.run(inputs);
     const end = performance.now();
     if (turn !== turns) return;
-    preview(file);
-    list(model.top(outputs));
+    showInput?.();
+    showOutput(model, outputs);
     const ms = (from, to) => `${(to - from).toFixed(1)} ms`;
     show("time", ms(prepared, end));
-    show("preparation", `${ms(begin, prepared)} before it to prepare ${pixels.width} × ${pixels.height} pixels`);
+    show("preparation", `${ms(begin, prepared)} before it to prepare ${what(inputs)}`);
   } catch (error) {
     if (turn !== turns) return;
-    fail(new Error(`${file.name}: ${error.message}`));
+    fail(new Error(`${whose}${error.message}`));
     document.getElementById("answer").hidden = true;
   }
   document.documentElement.dataset.answered = "yes";
+}
+
+/** Show the classes of an image and those that have names, or else the first output in short. */
+function showOutput(model, outputs) {
+  const { image, labels, outputs: described } = model.manifest;
+  show("answer");
+  if (image || labels.length) {
+    list(model.top(outputs));
+    return;
+  }
+  const { name } = described[0];
+  const { type, dims, data } = outputs[name];
+  const values = Array.from(numbersOf(type, data.slice(0, MOST_VALUES)), (value) => Number(value.toPrecision(6)));
+  const more = data.length > MOST_VALUES ? ", …" : "";
+  show("values", `${name}: ${type} [${dims.join(", ")}]\n${values.join(", ")}${more}`);
 }
 
 function preview(file) {
@@ -131,7 +175,6 @@ function list(best) {
     return item;
   });
   document.getElementById("best").replaceChildren(...items);
-  show("answer");
 }
 
 function fail(error) {
