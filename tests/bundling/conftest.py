@@ -15,14 +15,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import bundle, quantize
 from edgekd.bundling.manifest import MANIFEST
-from edgekd.bundling.packages import PLATFORMS
+from edgekd.bundling.packages import PLATFORMS, package_files
 from edgekd.data import Contract
 from edgekd.graph.metadata import write_metadata
 from edgekd.targets import detect_host
+from tests.bundling.cpp_programs import SOURCES, build, onnxruntime_headers
 from tests.conftest import conv_net
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+CHECKED = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 # The file for ARM saturates on AVX2 without VNNI: there an emulated core has to answer for it.
 ASKED = ["qemu-cortex-a76"] if detect_host().name == "x86-avx2" else []
@@ -133,6 +136,49 @@ def text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     platforms = list(PLATFORMS)
     bundle([folder / "net.onnx"], folder / "app", platforms=platforms, tokenizer=folder / "tokenizer.json", runs=2)
     return folder / "app"
+
+
+@pytest.fixture(scope="session")
+def headers(needed: Callable[[str, Path], Path]) -> Path:
+    for program in ("cmake", "g++"):
+        needed("cpp", Path(shutil.which(program) or f"/usr/bin/{program}"))
+    return onnxruntime_headers(needed)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the package's sources, as a bundle has them."""
+    folder = tmp_path_factory.mktemp("cpp") / "cpp"
+    for path, content in package_files("cpp").items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def programs(package: Path, headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the package's own programs."""
+    return build(package, tmp_path_factory.mktemp("programs"), headers)
+
+
+@pytest.fixture(scope="session")
+def probes(package: Path, headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the tests' programs, which end at the first error of memory or undefined behaviour."""
+    return build(SOURCES, tmp_path_factory.mktemp("probes"), headers, flags=CHECKED, PACKAGE=package)
+
+
+@pytest.fixture(scope="session")
+def arm_programs(
+    package: Path, headers: Path, needed: Callable[[str, Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of the self-test and of `prepare_images`, for 64-bit ARM."""
+    compiler = needed("cpp", Path("/usr/bin/aarch64-linux-gnu-g++"))
+    needed("qemu", Path("/usr/bin/qemu-aarch64-static"))
+    folder = tmp_path_factory.mktemp("arm")
+    cross = {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "aarch64", "CMAKE_CXX_COMPILER": compiler}
+    build(package, folder / "package", headers, "selftest", **cross)
+    build(SOURCES, folder / "tests", headers, "prepare_images", PACKAGE=package, CMAKE_BUILD_TYPE="Release", **cross)
+    return folder
 
 
 @pytest.fixture

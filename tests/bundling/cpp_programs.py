@@ -93,3 +93,10 @@ def lines(ran: subprocess.CompletedProcess[bytes]) -> list[str]:
     """Return what a program printed, which said nothing on the standard error stream."""
     assert ran.stderr.decode(errors="replace") == ""
     return ran.stdout.decode().splitlines()
+
+
+def ask(probes: Path, mode: str, *arguments: str | Path, given: bytes = b"") -> list[str]:
+    """Return what a single part of the package answers."""
+    ran = run(probes / "probe", mode, *arguments, given=given)
+    assert ran.returncode == 0, ran.stderr.decode()
+    return lines(ran)

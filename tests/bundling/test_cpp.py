@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import struct
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ import pytest
 from edgekd import bundle
 from edgekd.bundling.bundle import _image
 from edgekd.bundling.manifest import MANIFEST
-from edgekd.bundling.packages import package_files
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
 from edgekd.devices import load_profile
@@ -28,7 +26,7 @@ from edgekd.drivers.qemu import QemuDriver
 from edgekd.drivers.sysroot import SITE, sysroot
 from edgekd.targets import detect_host
 from tests.bundling.conftest import IMAGE, LABELS, SPOILS, contracts, image_net, manifest, other_answers, rewrite
-from tests.bundling.cpp_programs import SOURCES, build, command, library, library_in, lines, onnxruntime_headers, run
+from tests.bundling.cpp_programs import SOURCES, ask, command, library, library_in, lines, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,61 +34,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 pytestmark = pytest.mark.xdist_group("cpp")  # one worker compiles
-CHECKED = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-
-
-@pytest.fixture(scope="session")
-def headers(needed: Callable[[str, Path], Path]) -> Path:
-    for program in ("cmake", "g++"):
-        needed("cpp", Path(shutil.which(program) or f"/usr/bin/{program}"))
-    return onnxruntime_headers(needed)
-
-
-@pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the package's sources, as a bundle has them."""
-    folder = tmp_path_factory.mktemp("cpp") / "cpp"
-    for path, content in package_files("cpp").items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def programs(package: Path, headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the package's own programs."""
-    return build(package, tmp_path_factory.mktemp("programs"), headers)
-
-
-@pytest.fixture(scope="session")
-def probes(package: Path, headers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the tests' programs, which end at the first error of memory or undefined behaviour."""
-    return build(SOURCES, tmp_path_factory.mktemp("probes"), headers, flags=CHECKED, PACKAGE=package)
-
-
-@pytest.fixture(scope="session")
-def arm_programs(
-    package: Path, headers: Path, needed: Callable[[str, Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Return the folder of the self-test and of `prepare_images`, for 64-bit ARM."""
-    compiler = needed("cpp", Path("/usr/bin/aarch64-linux-gnu-g++"))
-    needed("qemu", Path("/usr/bin/qemu-aarch64-static"))
-    folder = tmp_path_factory.mktemp("arm")
-    cross = {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "aarch64", "CMAKE_CXX_COMPILER": compiler}
-    build(package, folder / "package", headers, "selftest", **cross)
-    build(SOURCES, folder / "tests", headers, "prepare_images", PACKAGE=package, CMAKE_BUILD_TYPE="Release", **cross)
-    return folder
 
 
 def self_test(programs: Path, app: Path) -> tuple[int, list[str]]:
     ran = run(programs / "selftest", app, library())
     return ran.returncode, lines(ran)
-
-
-def ask(probes: Path, mode: str, *arguments: str | Path) -> list[str]:
-    ran = run(probes / "probe", mode, *arguments)
-    assert ran.returncode == 0, ran.stderr.decode()
-    return lines(ran)
 
 
 def check_report(said: list[str], app: Path, target: str) -> None:

@@ -126,6 +126,22 @@ void classify(const Arguments& given) {
   }
 }
 
+// texts BUNDLE ONNXRUNTIME: for each text on the standard input, its token numbers, and the answer to it.
+//
+// A text is its length, 4 bytes of this machine's order, and its bytes.
+void texts(const Arguments& given) {
+  const edgekd::Bundle bundle(given[0], given[1]);
+  std::uint32_t length = 0;
+  while (std::cin.read(reinterpret_cast<char*>(&length), sizeof length)) {
+    std::string text(length, '\0');
+    std::cin.read(text.data(), static_cast<std::streamsize>(length));
+    const auto inputs = bundle.prepare_text(text);
+    const edgekd::Tensor& ids = inputs.at("input_ids");
+    for (std::size_t i = 0; i < ids.size(); ++i) std::cout << ids.data<std::int64_t>()[i] << " ";
+    std::cout << bundle.run(inputs).at("total").number(0) << "\n";
+  }
+}
+
 // refuse BUNDLE ONNXRUNTIME: what is said to inputs that the model does not take.
 void refuse(const Arguments& given) {
   const edgekd::Bundle bundle(given[0], given[1]);
@@ -162,7 +178,8 @@ void halves(const Arguments&) {
 int main(int count, char** arguments) {
   const std::map<std::string, void (*)(const Arguments&)> modes{{"json", json},         {"manifests", manifests},
                                                                 {"sha256", sha256},     {"classify", classify},
-                                                                {"refuse", refuse},     {"halves", halves}};
+                                                                {"refuse", refuse},     {"halves", halves},
+                                                                {"texts", texts}};
   const Arguments given(arguments + 2, arguments + count);
   if (std::string(arguments[1]) == "selftest") return edgekd::self_test(given[0], given[1], std::cout) ? 0 : 1;
   try {

@@ -16,7 +16,9 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,6 +29,7 @@
 #include "edgekd/runtime.hpp"
 #include "edgekd/system.hpp"
 #include "edgekd/tensor.hpp"
+#include "edgekd/text.hpp"
 
 namespace edgekd {
 
@@ -74,6 +77,15 @@ class Bundle {
     return prepare_image(*manifest_.image, pixels, height, width, channels);
   }
 
+  // Returns how texts become token numbers.
+  const Tokenizer& tokenizer() const {
+    if (!tokenizer_) throw Error("this bundle's model does not take a text; use run()");
+    return *tokenizer_;
+  }
+
+  // Turns a text, UTF-8, into the model's inputs by name.
+  std::map<std::string, Tensor> prepare_text(std::string_view text) const { return tokenizer().inputs(text); }
+
   // Returns the `top` classes of an image with the highest scores, the best first; pixels are those of `prepare`.
   std::vector<Score> classify(const std::uint8_t* pixels, std::size_t height, std::size_t width, std::size_t top,
                               std::size_t channels = 3) const {
@@ -86,6 +98,7 @@ class Bundle {
   std::shared_ptr<const Runtime> runtime_;
   std::string target_;
   std::unique_ptr<const Session> session_;
+  std::optional<Tokenizer> tokenizer_;
 
   Bundle(const Folder& folder, const std::filesystem::path& library)
       : manifest_(read_manifest(folder)),
@@ -93,6 +106,15 @@ class Bundle {
         target_(cpu_target()) {
     const auto content = folder.content(manifest_.file(choice().model));
     session_ = std::make_unique<const Session>(runtime_, content, choice().session);
+    if (manifest_.text) {
+      const auto vocabulary = folder.content(manifest_.file(manifest_.text->vocabulary));
+      const auto characters = folder.content(manifest_.file(manifest_.text->characters));
+      tokenizer_.emplace(*manifest_.text, as_text(vocabulary), as_text(characters));
+    }
+  }
+
+  static std::string_view as_text(const std::vector<std::byte>& content) {
+    return {reinterpret_cast<const char*>(content.data()), content.size()};
   }
 
   const Choice& choice() const { return manifest_.choose(target_); }

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "utf8.hpp"
+
 namespace edgekd::json {
 
 enum class Kind { null, boolean, number, text, list, object };
@@ -75,46 +77,6 @@ class SyntaxError : public std::runtime_error {
 namespace detail {
 
 constexpr int most_levels = 64;
-
-// Returns the length of the UTF-8 sequence that a text begins with, or 0 if it is none (Unicode, table 3-7).
-inline std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
-  const auto follows = [&](std::size_t at) { return (byte(at) & 0xc0u) == 0x80u; };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  if (first >= 0xc2 && first <= 0xdf) return follows(1) ? 2 : 0;
-  if ((first & 0xf0u) == 0xe0u) {
-    const bool overlong = first == 0xe0 && byte(1) < 0xa0;
-    const bool surrogate = first == 0xed && byte(1) > 0x9f;
-    return follows(1) && follows(2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (first >= 0xf0 && first <= 0xf4) {
-    const bool overlong = first == 0xf0 && byte(1) < 0x90;
-    const bool beyond = first == 0xf4 && byte(1) > 0x8f;
-    return follows(1) && follows(2) && follows(3) && !overlong && !beyond ? 4 : 0;
-  }
-  return 0;
-}
-
-inline void append_utf8(std::string& text, std::uint32_t code) {
-  const auto add = [&](std::uint32_t byte) { text.push_back(static_cast<char>(static_cast<unsigned char>(byte))); };
-  if (code < 0x80) {
-    add(code);
-    return;
-  }
-  if (code < 0x800) {
-    add(0xc0 | code >> 6);
-  } else {
-    if (code < 0x10000) {
-      add(0xe0 | code >> 12);
-    } else {
-      add(0xf0 | code >> 18);
-      add(0x80 | (code >> 12 & 0x3f));
-    }
-    add(0x80 | (code >> 6 & 0x3f));
-  }
-  add(0x80 | (code & 0x3f));
-}
 
 class Parser {
  public:
@@ -250,8 +212,8 @@ class Parser {
         escape(content);
         continue;
       }
-      const std::size_t length = utf8_length(text_.substr(at_));
-      if (length == 0) fail("not UTF-8");
+      const auto [length, whole] = edgekd::detail::utf8_sequence(text_.substr(at_));
+      if (!whole) fail("not UTF-8");
       content.append(text_.substr(at_, length));
       at_ += length;
     }
@@ -277,7 +239,7 @@ class Parser {
     } else if (code >= 0xdc00 && code < 0xe000) {
       fail("half of a pair of surrogates");
     }
-    append_utf8(content, code);
+    edgekd::detail::append_utf8(content, code);
   }
 
   std::uint32_t four_digits() {

@@ -19,6 +19,7 @@
 #include "image.hpp"
 #include "json.hpp"
 #include "tensor.hpp"
+#include "text.hpp"
 
 namespace edgekd {
 
@@ -68,6 +69,12 @@ struct ImageVector {
   std::string sha256;
 };
 
+// A text, and the token numbers that it becomes.
+struct TextVector {
+  std::string text;
+  std::vector<std::int64_t> ids;
+};
+
 struct Manifest {
   std::string name;
   std::string least_onnxruntime;
@@ -75,11 +82,13 @@ struct Manifest {
   std::vector<Value> inputs;
   std::vector<Value> outputs;
   std::optional<ImageContract> image;
+  std::optional<TextContract> text;
   std::vector<std::string> labels;
   std::map<std::string, Choice> targets;
   std::int64_t runs = 0;
   std::vector<StoredTensor> golden;  // the first axis is the runs
   std::vector<ImageVector> images;
+  std::vector<TextVector> texts;
 
   // Returns the record of a file; throws unless the manifest has just one.
   const FileRecord& file(const std::string& path) const {
@@ -192,6 +201,7 @@ class Part {
 };
 
 constexpr std::int64_t most_extent = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t most_length = std::numeric_limits<std::int32_t>::max();  // of words and texts
 
 inline Dtype read_dtype(const Part& part) {
   const auto found = find_dtype(part.text());
@@ -256,6 +266,30 @@ inline ImageContract read_image(const Part& part) {
   return found;
 }
 
+inline TextContract read_text(const Part& part) {
+  const auto number = [&](const char* key) { return part[key].whole(0, most_extent); };
+  const auto name = [&](const char* key) {
+    return part[key].is_null() ? std::nullopt : std::optional(part[key].text());
+  };
+  TextContract found;
+  found.vocabulary = part["vocabulary"].path();
+  found.characters = part["characters"].path();
+  found.unknown = number("unknown");
+  found.first = number("first");
+  found.last = number("last");
+  found.continuation = part["continuation"].text();
+  found.longest_word = static_cast<std::size_t>(part["longest_word"].whole(0, most_length));
+  found.longest = static_cast<std::size_t>(part["longest"].whole(2, most_length));
+  found.ids = part["ids"].text();
+  found.mask = name("mask");
+  found.types = name("types");
+  return found;
+}
+
+inline TextVector read_text_vector(const Part& part) {
+  return {part["text"].text(), part["ids"].list([](const Part& id) { return id.whole(0, most_extent); })};
+}
+
 inline ImageVector read_image_vector(const Part& part) {
   ImageVector found{read_tensor(part["pixels"]), part["sha256"].sha256()};
   const Shape& shape = found.pixels.shape;
@@ -294,6 +328,7 @@ inline Manifest read_manifest(const Part& part) {
   found.outputs = part["outputs"].list(read_value);
   if (found.outputs.empty()) part["outputs"].refuse();
   if (!part["image"].is_null()) found.image = read_image(part["image"]);
+  if (!part["text"].is_null()) found.text = read_text(part["text"]);
   found.labels = part["labels"].list([](const Part& label) { return label.text(); });
 
   std::map<std::string, SessionSettings> sessions;
@@ -319,6 +354,8 @@ inline Manifest read_manifest(const Part& part) {
   }
   found.images = part["preparation"]["images"].list(read_image_vector);
   if (!found.images.empty() && !found.image) part["image"].refuse();
+  found.texts = part["preparation"]["texts"].list(read_text_vector);
+  if (!found.texts.empty() && !found.text) part["text"].refuse();
   return found;
 }
 

@@ -69,8 +69,11 @@ class SelfTest {
   Manifest manifest_;
 
   void preparation(const Bundle& bundle) {
-    const std::size_t count = manifest_.images.size();
-    for (std::size_t i = 0; i < count; ++i) {
+    const auto require = [](bool exact, const char* kind, std::size_t number) {
+      if (exact) return;
+      throw Error(std::string("preparation: ") + kind + " " + std::to_string(number) + " becomes another input here");
+    };
+    for (std::size_t i = 0; i < manifest_.images.size(); ++i) {
       const ImageVector& vector = manifest_.images[i];
       const Tensor pixels = read_stored(folder_, manifest_, vector.pixels);
       const auto height = static_cast<std::size_t>(pixels.shape()[0]);
@@ -78,10 +81,13 @@ class SelfTest {
       const Tensor prepared = bundle.prepare(pixels.data<std::uint8_t>(), height, width);
       Sha256 hash;
       hash.update(prepared.bytes().data(), prepared.bytes().size());
-      if (hash.hex() != vector.sha256) {
-        throw Error("preparation: image " + std::to_string(i) + " becomes another input here");
-      }
+      require(hash.hex() == vector.sha256, "image", i);
     }
+    for (std::size_t i = 0; i < manifest_.texts.size(); ++i) {
+      const TextVector& vector = manifest_.texts[i];
+      require(bundle.tokenizer().ids(vector.text) == vector.ids, "text", i);
+    }
+    const std::size_t count = manifest_.images.size() + manifest_.texts.size();
     if (count > 0) out_ << "preparation: " << count << " of " << count << " vectors are exact\n";
   }
 
