@@ -17,6 +17,7 @@ PLATFORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "node": ("javascript", "node"),
     "web": ("javascript", "web"),
     "cpp": ("cpp",),
+    "android": ("android",),
     "ios": ("ios",),
 }
 _LEFT: Final = {"__pycache__", "node_modules"}

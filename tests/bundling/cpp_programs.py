@@ -26,18 +26,23 @@ SOURCES = Path(__file__).parent / "cpp"
 
 def onnxruntime_headers(needed: Callable[[str, Path], Path]) -> Path:
     """Return the folder of `onnxruntime_c_api.h`, fetched with npm once; skip or fail where that is impossible."""
-    npm = needed("cpp", Path(shutil.which("npm") or "/usr/bin/npm"))
-    folder = fetched_folder() / f"headers-{HEADERS}"
+    return needed("cpp", onnxruntime_archive(needed, "cpp") / "headers")
+
+
+def onnxruntime_archive(needed: Callable[[str, Path], Path], what: str) -> Path:
+    """Return the unpacked archive of onnxruntime for Android, fetched once; skip or fail as `what` is required."""
+    npm = needed(what, Path(shutil.which("npm") or "/usr/bin/npm"))
+    folder = fetched_folder() / f"archive-{HEADERS}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "headers").is_dir():
+        if not (folder / "archive").is_dir():
             ran = subprocess.run([npm, "pack", HEADERS], cwd=folder, capture_output=True, text=True, check=False)
             if ran.returncode == 0:
                 _unpack(folder)
-            elif "cpp" not in os.environ.get("EDGEKD_REQUIRE", "").split(","):
+            elif what not in os.environ.get("EDGEKD_REQUIRE", "").split(","):
                 pytest.skip(f"npm fetches nothing here: {ran.stderr.strip().splitlines()[-1]}")
-    return needed("cpp", folder / "headers")
+    return needed(what, folder / "archive")
 
 
 def _unpack(folder: Path) -> None:
@@ -46,8 +51,8 @@ def _unpack(folder: Path) -> None:
         outer.extract(_ARCHIVE, folder, filter="data")
     partial = folder / "partial"
     with zipfile.ZipFile(folder / _ARCHIVE) as inner:
-        inner.extractall(partial, [name for name in inner.namelist() if name.startswith("headers/")])
-    (partial / "headers").rename(folder / "headers")
+        inner.extractall(partial)
+    partial.rename(folder / "archive")
     shutil.rmtree(folder / "package")
     packed.unlink()
 
