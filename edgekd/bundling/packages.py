@@ -30,7 +30,19 @@ def require_platform(name: str) -> None:
         UsageError: names those there are.
     """
     if name not in PLATFORMS:
-        raise UsageError(f"no such platform: {name!r}{nearest(name, PLATFORMS)}; known: {', '.join(PLATFORMS)}")
+        raise UsageError(f"unknown platform {name!r}{nearest(name, PLATFORMS)}; known: {', '.join(PLATFORMS)}")
+
+
+def find_platforms(names: str) -> tuple[str, ...]:
+    """Return the platforms of a list with commas, each once, in the order of `PLATFORMS`.
+
+    Raises:
+        UsageError: there is no such platform.
+    """
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    for name in asked:
+        require_platform(name)
+    return tuple(name for name in PLATFORMS if name in asked)
 
 
 def package_files(platform: str) -> dict[str, bytes]:

@@ -14,18 +14,12 @@ if TYPE_CHECKING:
     from edgekd.bundling.manifest import Manifest
 
 
-def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:  # noqa: ARG001
-    """Return names parted by commas, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-
-
 @click.command("bundle")
 @click.argument("models", nargs=-1, required=True, type=options.FILE, metavar="MODEL.onnx...")
 @click.option(
     "--platform",
     "platforms",
     required=True,
-    callback=_names,
     metavar="NAME,NAME",
     help="Where it is to run: python, node, ...",
 )
@@ -54,7 +48,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 @click.option("-o", "output", type=options.FILE, required=True, metavar="DIR", help="A folder that is not there yet.")
 def command(
     models: tuple[Path, ...],
-    platforms: tuple[str, ...],
+    platforms: str,
     format: Literal["onnx", "ort"],  # noqa: A002
     data: str | None,
     runs: int,
@@ -74,14 +68,15 @@ def command(
     """
     from edgekd.bundling.bundle import bundle
     from edgekd.bundling.ort_format import SLOW
+    from edgekd.bundling.packages import find_platforms
     from edgekd.bundling.signature import public_hex, read_private_key
     from edgekd.cli import ui
 
-    progress = ui.progress()
+    progress, asked = ui.progress(), find_platforms(platforms)
     manifest = bundle(
         models,
         output,
-        platforms=platforms,
+        platforms=asked,
         format=format,
         data=data,
         runs=runs,
@@ -95,7 +90,7 @@ def command(
         labels=labels,
         progress=progress,
     )
-    ui.say(_text(output, manifest, platforms))
+    ui.say(_text(output, manifest, asked))
     if format == "ort" and any(variant.precision != "int8" for variant in manifest.variants):
         progress.note(SLOW)
     if sign is not None:

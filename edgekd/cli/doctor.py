@@ -34,8 +34,9 @@ def command(files: tuple[Path, ...], target: str, platforms: str, key: str | Non
     Exits with 3 where a file cannot be loaded, or a model can saturate: its INT8 answers may be wrong on this CPU,
     though they are right on others. That is read off the integer weights, whichever tool wrote the file.
     """
+    from edgekd.bundling.packages import find_platforms
     from edgekd.cli import doctor_text
-    from edgekd.doctor import diagnose, find_platforms
+    from edgekd.doctor import diagnose
 
     options.claim({"--json": json_path}, files)
     diagnosis = diagnose(files, target=target, platforms=find_platforms(platforms), public_key=key)

@@ -8,10 +8,8 @@ from edgekd.doctor.finding import Finding
 from edgekd.doctor.libraries import LibraryReport, examine_libraries
 from edgekd.doctor.machine import TELEMETRY, Machine, missing_packages
 from edgekd.doctor.model import ModelReport, examine, saturation_note
-from edgekd.doctor.platforms import PLATFORMS, find_platforms
 
 __all__ = [
-    "PLATFORMS",
     "SCHEMA",
     "TELEMETRY",
     "BundleReport",
@@ -24,7 +22,6 @@ __all__ = [
     "examine",
     "examine_bundle",
     "examine_libraries",
-    "find_platforms",
     "missing_packages",
     "saturation_note",
 ]

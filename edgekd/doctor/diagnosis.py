@@ -106,7 +106,7 @@ def diagnose(
         files: ONNX files, ours or not; bundles; and native libraries: `.so` files, archives (AAR, APK) and folders
             with such.
         target: Name of the target that models are judged for; `"auto"` is this machine's.
-        platforms: Whose packages they are judged for, of `edgekd.doctor.PLATFORMS`.
+        platforms: Whose packages they are judged for, of `edgekd.bundling.packages.PLATFORMS`.
         public_key: 64 hexadecimal digits: bundles have to be signed with this key.
 
     Raises:

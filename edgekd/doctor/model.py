@@ -132,7 +132,7 @@ def examine(path: Path, target: Target | None, platforms: Sequence[str] = ()) ->
     Args:
         path: An ONNX file, ours or not.
         target: What it is judged for; None where that is not known.
-        platforms: Of `edgekd.doctor.platforms.PLATFORMS`: what their packages refuse is found, too.
+        platforms: Of `edgekd.bundling.packages.PLATFORMS`: what their packages refuse is found, too.
     """
     content = b""
     anatomy: Anatomy | None = None

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 from onnx import TensorProto
 
 from edgekd.doctor.finding import Finding
-from edgekd.errors import UsageError
 from edgekd.graph.operators import count_operators
 from edgekd.onnx_versions import CONTRIB, NEWEST, late_operators
-from edgekd.text import counted, nearest
+from edgekd.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from edgekd.doctor.external import ExternalFile
 
-PLATFORMS: Final = ("python", "node", "web", "cpp", "android", "ios")
 _JAVASCRIPT: Final = ("node", "web")
 _STANDARD: Final = ("", "ai.onnx.ml", CONTRIB)
 _OPTIMIZED: Final = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -36,19 +34,6 @@ _JAVASCRIPT_TYPES: Final = (
     *(TensorProto.UINT4, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
 )
 _NAMED: Final = 8  # operators listed by name
-
-
-def find_platforms(names: str) -> tuple[str, ...]:
-    """Return the platforms of a list with commas, each once, in their own order.
-
-    Raises:
-        UsageError: there is no such platform.
-    """
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    for name in asked:
-        if name not in PLATFORMS:
-            raise UsageError(f"unknown platform {name!r}{nearest(name, PLATFORMS)}; known: {', '.join(PLATFORMS)}")
-    return tuple(name for name in PLATFORMS if name in asked)
 
 
 def operator_findings(model: onnx.ModelProto) -> list[Finding]:
@@ -81,7 +66,7 @@ def platform_findings(
     Args:
         model: The model.
         files: Files of weights beside it.
-        platforms: Of `PLATFORMS`.
+        platforms: Of `edgekd.bundling.packages.PLATFORMS`.
     """
     found = []
     weights = {tensor.name for tensor in model.graph.initializer}

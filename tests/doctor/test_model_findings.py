@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import quantize
+from edgekd.bundling.packages import PLATFORMS, find_platforms
 from edgekd.cli import main
-from edgekd.doctor import PLATFORMS, ModelReport, diagnose, examine, find_platforms
+from edgekd.doctor import ModelReport, diagnose, examine
 from edgekd.errors import ModelError, UsageError
 from edgekd.targets import TARGETS
 
@@ -62,7 +63,7 @@ def one_node(name: str, domain: str = "", *, kind: int = TensorProto.FLOAT, opse
 
 
 def test_a_sound_model_has_no_findings(net: onnx.ModelProto, tmp_path: Path) -> None:
-    report = look(net, tmp_path, PLATFORMS)
+    report = look(net, tmp_path, tuple(PLATFORMS))
     assert report.findings == ()
     assert report.loads
     assert report.subnormals == {}
