@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import shutil
 import struct
@@ -13,12 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.packages import package_files
 from edgekd.bundling.preparation import prepared
+from edgekd.bundling.signature import SIGNATURE, public_hex
 from edgekd.targets import classify, detect_host, parse_cpuinfo
-from tests.bundling.conftest import IMAGE, LABELS, SPOILS, contracts, manifest, other_answers, rewrite
+from tests.bundling.conftest import (
+    IMAGE,
+    LABELS,
+    SPOILS,
+    TEXT_WORDS,
+    contracts,
+    manifest,
+    other_answers,
+    rewrite,
+    word_piece,
+)
 from tests.bundling.cpp_programs import onnxruntime_archive
 from tests.bundling.kotlin_programs import ONNXRUNTIME, Desktop, compile_kotlin
 
@@ -102,7 +115,102 @@ def test_an_image_that_is_prepared_otherwise_fails(desktop: Desktop, app: Path, 
 
 
 def test_a_bundle_of_texts_proves_its_model(desktop: Desktop, text_bundle: Path, tmp_path: Path) -> None:
-    assert desktop.ask("selftest", text_bundle, tmp_path)[-1] == "PASS"
+    said = desktop.ask("selftest", text_bundle, tmp_path)
+    assert "preparation: 9 of 9 vectors are exact" in said
+    assert said[-1] == "PASS"
+
+
+def units(text: str) -> str:
+    """Return a text's UTF-16 code units, as the tests' program takes them."""
+    return " ".join(f"{unit:x}" for (unit,) in struct.iter_unpack("<H", text.encode("utf-16-le", "surrogatepass")))
+
+
+def test_texts_become_the_tokenizers_own_numbers(desktop: Desktop, text_bundle: Path, tmp_path: Path) -> None:
+    chance = random.Random(5)
+    texts = ["", "Running dogs", "[SEP] é 東京 $5.00", "dog" * 40, "a " * 100, "\U0001f600 dog\u200bs"]
+    for _ in range(60):
+        letters = [chr(chance.choice([chance.randrange(32, 592), chance.randrange(32, 0xD800)])) for _ in range(12)]
+        texts.append(
+            "".join(letters) + " ".join(chance.choices(TEXT_WORDS, k=5)) + chr(chance.randrange(0xE000, 0x110000))
+        )
+    tokenizer = word_piece()
+    tokenizer.encode_special_tokens = True
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        assert desktop.ask("text", text_bundle, tmp_path, units(text)) == [
+            f"input_ids [1, {len(ids)}] {ids}",
+            f"attention_mask [1, {len(ids)}] {[1] * len(ids)}",
+        ]
+
+
+def test_lone_surrogates_become_replacement_characters(desktop: Desktop, text_bundle: Path, tmp_path: Path) -> None:
+    wanted = desktop.ask("text", text_bundle, tmp_path, units("dog\ufffds run\ufffd"))
+    assert desktop.ask("text", text_bundle, tmp_path, units("dog\ud800s run\udc00")) == wanted
+    assert wanted[0].startswith("input_ids [1, ")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("54-54 = 74", "54-54 = 73"), "preparation: text 0 becomes another input here"),
+        (("54-54 = 74", "54-54 = 74 z"), "tokenizer/characters.txt is not as edgekd.bundle/1 has it"),
+        (("54-54 = 74", "54-54 = FFFFFF"), "tokenizer/characters.txt is not as edgekd.bundle/1 has it"),
+        (("54-54 = 74", "54-66 = 74"), "tokenizer/characters.txt is not as edgekd.bundle/1 has it"),
+    ],
+)
+def test_a_changed_table_fails(
+    change: tuple[str, str], told: str, desktop: Desktop, text_bundle: Path, tmp_path: Path
+) -> None:
+    app = Path(shutil.copytree(text_bundle, tmp_path / "app"))
+    path = app / manifest(app)["text"]["characters"]
+    changed = path.read_text().replace(*change).encode()
+    assert changed != path.read_bytes()
+    path.write_bytes(changed)
+    entry = {"path": "tokenizer/characters.txt", "bytes": len(changed), "sha256": hashlib.sha256(changed).hexdigest()}
+
+    def list_it(content: dict) -> None:
+        content["files"] = [entry if one["path"] == entry["path"] else one for one in content["files"]]
+
+    rewrite(app, list_it)
+    assert desktop.ask("selftest", app, tmp_path / "store")[-1] == f"FAIL: {told}"
+
+
+def test_a_bundle_without_a_tokenizer_takes_no_text(desktop: Desktop, whole_bundle: Path, tmp_path: Path) -> None:
+    (refusal,) = desktop.ask("text", whole_bundle, tmp_path, units("a"))
+    assert refusal == "refused: this bundle's model does not take a text; use run()"
+
+
+def test_a_bundle_of_texts_takes_no_image(desktop: Desktop, text_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "pixels").write_bytes(bytes(3))
+    (refusal,) = desktop.ask("classify", text_bundle, tmp_path / "store", 1, 1, tmp_path / "pixels")
+    assert refusal == "refused: this bundle's model does not take an image; use run()"
+
+
+def test_a_signed_bundle_is_opened_with_its_key_alone(desktop: Desktop, app: Path, tmp_path: Path) -> None:
+    key, other = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
+    refusal = f"{MANIFEST}: its signature is not of the given key"
+    store = tmp_path / "store"
+    assert desktop.ask("selftest", app, store, public_hex(key)) == [f"FAIL: {refusal}"]
+    (app / SIGNATURE).write_bytes(key.sign((app / MANIFEST).read_bytes()))
+    assert desktop.ask("selftest", app, store, public_hex(key))[-1] == "PASS"
+    assert desktop.ask("open", app, store, public_hex(key))[0].startswith("opened ")
+    for wrong in (public_hex(other), "00" * 32, "", "no key", public_hex(key)[:-2]):
+        assert desktop.ask("selftest", app, store, wrong) == [f"FAIL: {refusal}"]
+        assert desktop.ask("open", app, store, wrong) == [f"refused: {refusal}"]
+    (app / SIGNATURE).write_bytes(b"short")
+    assert desktop.ask("selftest", app, store, public_hex(key)) == [f"FAIL: {refusal}"]
+    (app / SIGNATURE).write_bytes(key.sign((app / MANIFEST).read_bytes()))
+    (app / MANIFEST).write_bytes((app / MANIFEST).read_bytes() + b"\n")
+    assert desktop.ask("selftest", app, store, public_hex(key)) == [f"FAIL: {refusal}"]
+    assert desktop.ask("selftest", app, store)[-1] == "PASS"
+
+
+def test_where_java_has_no_ed25519_nothing_is_opened(desktop: Desktop, app: Path, tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    (app / SIGNATURE).write_bytes(key.sign((app / MANIFEST).read_bytes()))
+    assert desktop.ask("unsignable", app, tmp_path, public_hex(key)) == [
+        "FAIL: a signature cannot be checked here: it needs Android 13 (API level 33) or Java 15"
+    ]
 
 
 HOSTILE: dict[str, Callable[[dict], object]] = {
@@ -156,8 +264,7 @@ def test_json_is_read(name: str, desktop: Desktop, tmp_path: Path) -> None:
         if isinstance(value, list):
             return "[" + ",".join(map(shown, value)) + "]"
         if isinstance(value, str):
-            units = struct.iter_unpack("<H", value.encode("utf-16-le", "surrogatepass"))
-            return "'" + " ".join(f"{unit:x}" for (unit,) in units) + "'"
+            return f"'{units(value)}'"
         return {True: "true", False: "false", None: "null"}[value] if value in (True, False, None) else repr(value)
 
     (tmp_path / "text").write_text(VALUES[name])
@@ -195,7 +302,7 @@ def test_images_are_prepared_to_the_bit(contract: Contract, desktop: Desktop, tm
     height, width = contract.size
     image = {"colour": contract.colour, "layout": contract.layout, "height": height, "width": width}
     image |= {"mean": list(contract.mean), "std": list(contract.std), "resize": "cover-bicubic"}
-    content |= {"image": image, "labels": [], "targets": {}, "preparation": {"images": []}}
+    content |= {"image": image, "labels": [], "targets": {}, "preparation": {"images": [], "texts": []}, "text": None}
     app.mkdir()
     (app / MANIFEST).write_text(json.dumps(content))
     rng = np.random.default_rng(height)
@@ -335,7 +442,7 @@ def test_the_build_scripts_agree_with_what_is_tested(package: Path, needed: Call
     assert re.findall(r"minSdk = (\d+)", build) == [least]
     (folder,) = re.findall(r'FOLDER = "(.+)"', (package / f"src/main/kotlin/{SDK}/AndroidBundle.kt").read_text())
     assert f'into("{folder}")' in build
-    assert f'include("{MANIFEST}")' in build
+    assert f'include("{MANIFEST}", "{SIGNATURE}")' in build
 
 
 def test_onnxruntimes_libraries_suit_pages_of_16_kb(needed: Callable[[str, Path], Path]) -> None:

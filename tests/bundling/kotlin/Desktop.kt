@@ -6,6 +6,7 @@ import android.system.Os
 import edgekd.bundle.android.AndroidBundle
 import edgekd.bundle.android.toPixels
 import java.io.File
+import java.security.Security
 
 /** Does what the tests ask for, a line of words between tabs; answers with lines and one that says `end`. */
 fun main() {
@@ -24,9 +25,18 @@ fun main() {
 
 private fun answer(verb: String, words: List<String>) {
     when (verb) {
-        "selftest" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here(), ::println).run()
-        "broken" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), Broken(words[2]), here(), ::println).run()
-        "open" -> open(words).use { println("opened ${it.model}") }
+        "selftest" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here(), words.getOrNull(2), ::println).run()
+        "broken" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), Broken(words[2]), here(), null, ::println).run()
+        "text" -> open(words).use { bundle ->
+            for ((name, tensor) in bundle.prepareText(words[2].decoded())) println("$name ${tensor.shape.toList()} ${tensor.listed()}")
+        }
+        "unsignable" -> {
+            val provider = Security.getProvider("SunEC")
+            Security.removeProvider(provider.name)
+            answer("selftest", words)
+            Security.addProvider(provider)
+        }
+        "open" -> open(words, words.getOrNull(2)).use { println("opened ${it.model}") }
         "classify" -> open(words).use { bundle ->
             val image = Pixels(words[2].toInt(), words[3].toInt(), 3, File(words[4]).readBytes())
             for (found in bundle.classify(image, 3)) println("${found.number} ${found.score} ${found.label}")
@@ -53,8 +63,13 @@ private fun answer(verb: String, words: List<String>) {
 
 private fun here() = cpuTarget(System.getProperty("os.arch"), File("/proc/cpuinfo").readText())
 
-private fun open(words: List<String>) =
-    Bundle.open(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here())
+private fun open(words: List<String>, publicKey: String? = null) =
+    Bundle.open(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here(), publicKey)
+
+/** Returns the text of UTF-16 code units in hexadecimal. */
+private fun String.decoded() = split(' ').filter { it.isNotEmpty() }.map { it.toInt(16).toChar() }.joinToString("")
+
+private fun Tensor.listed() = (0 until size).map { this[it].toLong() }
 
 private fun android(assets: String, noBackup: String) {
     System.setProperty("assets", assets)

@@ -34,7 +34,7 @@ dependencies {
     androidTestImplementation("junit:junit:4.13.2")
 }
 
-/** Copies the manifest and the files that it lists into the assets, as `edgekd-bundle/`. */
+/** Copies the manifest, its signature if there is one, and the files that it lists into the assets, as `edgekd-bundle/`. */
 abstract class CopyBundle : DefaultTask() {
     @get:InputFiles
     @get:PathSensitive(PathSensitivity.RELATIVE)
@@ -61,7 +61,7 @@ val listed = (manifest["files"] as List<*>).map { (it as Map<*, *>)["path"] as S
 
 val copyBundle = tasks.register<CopyBundle>("copyBundle") {
     bundle.setDir(bundleFolder)
-    bundle.include("edgekd-bundle.json")
+    bundle.include("edgekd-bundle.json", "edgekd-bundle.json.sig")
     bundle.include(listed)
 }
 

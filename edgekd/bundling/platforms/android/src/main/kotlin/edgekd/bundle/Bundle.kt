@@ -13,6 +13,7 @@ class Bundle private constructor(
     val target: String,
     val model: String,
     private val session: Session,
+    private val tokenizer: Tokenizer?,
 ) : AutoCloseable {
     /** Returns the outputs by name. */
     fun run(inputs: Map<String, Tensor>): Map<String, Tensor> = session.run(inputs)
@@ -23,10 +24,18 @@ class Bundle private constructor(
      * @throws BundleException the models take no images.
      */
     fun classify(image: Pixels, top: Int = 5): List<Score> {
-        val entry = manifest.image ?: throw BundleException("the models of this bundle take no images")
+        val entry = manifest.image ?: throw BundleException("this bundle's model does not take an image; use run()")
         val outputs = run(mapOf(manifest.inputs.first().name to prepare(image, entry)))
         return topScores(outputs.getValue(manifest.outputs.first().name), manifest.labels, top)
     }
+
+    /**
+     * Returns the inputs that a text makes.
+     *
+     * @throws BundleException the bundle has no tokenizer.
+     */
+    fun prepareText(text: String): Map<String, Tensor> =
+        tokenizer?.inputs(text) ?: throw BundleException("this bundle's model does not take a text; use run()")
 
     override fun close() = session.close()
 
@@ -34,10 +43,17 @@ class Bundle private constructor(
         /**
          * Opens the model that is named for a target, after its file was checked.
          *
-         * @throws BundleException the bundle is damaged, has no model for the target, or onnxruntime is too old.
+         * @param publicKey 64 hexadecimal digits: only a bundle that is signed with this key is opened.
+         * @throws BundleException the bundle is damaged or not signed, has no model for the target, or onnxruntime is too old.
          */
-        fun open(place: Place, store: ModelStore, runtime: Runtime, target: String): Bundle {
-            val manifest = readManifest(place)
+        fun open(
+            place: Place,
+            store: ModelStore,
+            runtime: Runtime,
+            target: String,
+            publicKey: String? = null,
+        ): Bundle {
+            val manifest = readManifest(place, publicKey)
             manifest.requireOnnxruntime(runtime.version)
             store.removeOthers(manifest)
             return open(manifest, place, store, runtime, target)
@@ -52,7 +68,8 @@ class Bundle private constructor(
         ): Bundle {
             val variant = manifest.choose(target).model
             val file = store.fetch(place, manifest.files.getValue(variant.path))
-            return Bundle(manifest, target, variant.path, runtime.open(file, variant.session))
+            val tokenizer = manifest.text?.let { Tokenizer.read(it, place) }
+            return Bundle(manifest, target, variant.path, runtime.open(file, variant.session), tokenizer)
         }
     }
 }

@@ -3,6 +3,7 @@ package edgekd.bundle
 
 import java.io.IOException
 import java.nio.ByteBuffer
+import java.nio.charset.CharacterCodingException
 import java.nio.charset.CodingErrorAction
 
 const val MANIFEST = "edgekd-bundle.json"
@@ -34,6 +35,21 @@ class ImageEntry(
     val std: List<Double>,
 )
 
+/** How a text becomes the inputs; their names are null where the models have none. */
+class TextEntry(
+    val vocabulary: FileEntry,
+    val characters: FileEntry,
+    val unknown: Long,
+    val first: Long,
+    val last: Long,
+    val continuation: String,
+    val longestWord: Int,
+    val longest: Int,
+    val ids: String?,
+    val mask: String?,
+    val types: String?,
+)
+
 /** What a session is opened with; 0 threads are as many as onnxruntime likes. */
 class SessionEntry(
     val intraOpNumThreads: Int,
@@ -54,6 +70,9 @@ class Golden(val runs: Int, val inputs: List<TensorEntry>)
 /** Pixels, and the sha256 of what they become. */
 class ImageVector(val pixels: TensorEntry, val sha256: String)
 
+/** A text, and the token numbers that it becomes. */
+class TextVector(val text: String, val ids: List<Long>)
+
 /** What `edgekd-bundle.json` says, as far as this package needs it. */
 class Manifest(
     val name: String,
@@ -62,11 +81,13 @@ class Manifest(
     val inputs: List<ValueEntry>,
     val outputs: List<ValueEntry>,
     val image: ImageEntry?,
+    val text: TextEntry?,
     val labels: List<String>,
     val variants: List<VariantEntry>,
     val targets: Map<String, Choice>,
     val golden: Golden,
     val images: List<ImageVector>,
+    val texts: List<TextVector>,
 ) {
     /** Returns the model of a target. */
     fun choose(target: String): Choice =
@@ -89,15 +110,21 @@ class Manifest(
 /**
  * Reads the manifest of a bundle.
  *
+ * @param publicKey 64 hexadecimal digits: only a bundle that is signed with this key is read.
  * @throws BundleException there is none, or it is not as edgekd.bundle/1 has it.
  */
-fun readManifest(place: Place): Manifest {
-    val data = try {
-        val content = place.open(MANIFEST).use { it.readBytes() }
-        val decoder = Charsets.UTF_8.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-        parseJson(decoder.decode(ByteBuffer.wrap(content)).toString())
+fun readManifest(place: Place, publicKey: String? = null): Manifest {
+    val content = try {
+        place.open(MANIFEST).use { it.readBytes() }
     } catch (error: IOException) {
         throw BundleException("$MANIFEST: cannot be read: ${error.message ?: error.javaClass.simpleName}")
+    }
+    if (publicKey != null) requireSigned(place, content, publicKey)
+    val data = try {
+        val decoder = Charsets.UTF_8.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
+        parseJson(decoder.decode(ByteBuffer.wrap(content)).toString())
+    } catch (_: CharacterCodingException) {
+        throw BundleException("$MANIFEST: cannot be read: no UTF-8")
     } catch (error: IllegalArgumentException) {
         throw BundleException("$MANIFEST: cannot be read: ${error.message}")
     }
@@ -114,18 +141,24 @@ private class ManifestReader(private val root: Field) {
 
     fun manifest(): Manifest {
         val runs = root["golden"]["runs"].int(1)
+        val text = root["text"].orNull()?.let(::text)
+        val image = root["image"].orNull()?.let(::image)
+        val images = root["preparation"]["images"]
+        val texts = root["preparation"]["texts"]
         return Manifest(
             name = root["name"].text(),
             leastOnnxruntime = root["runtime"]["onnxruntime"]["least"].text(),
             files = files,
             inputs = root["inputs"].list().map(::value),
             outputs = root["outputs"].list().map(::value),
-            image = root["image"].orNull()?.let(::image),
+            image = image,
+            text = text,
             labels = root["labels"].list().map { it.text() },
             variants = variants.values.toList(),
             targets = root["targets"].members().mapValues { choice(it.value, runs) },
             golden = Golden(runs, root["golden"]["inputs"].list().map { perRun(it, runs) }),
-            images = root["preparation"]["images"].list().map(::imageVector),
+            images = images.list().map { if (image == null) images.refuse() else imageVector(it) },
+            texts = texts.list().map { if (text == null) texts.refuse() else textVector(it) },
         )
     }
 
@@ -164,6 +197,22 @@ private class ManifestReader(private val root: Field) {
         if (std.size != channels || std.any { it <= 0 }) field["std"].refuse()
         return ImageEntry(colour, field["layout"].oneOf(LAYOUTS), height, width, mean, std)
     }
+
+    private fun text(field: Field) = TextEntry(
+        vocabulary = listed(field["vocabulary"]),
+        characters = listed(field["characters"]),
+        unknown = field["unknown"].whole(),
+        first = field["first"].whole(),
+        last = field["last"].whole(),
+        continuation = field["continuation"].text(),
+        longestWord = field["longest_word"].int(1),
+        longest = field["longest"].int(2),
+        ids = field["ids"].orNull()?.text(),
+        mask = field["mask"].orNull()?.text(),
+        types = field["types"].orNull()?.text(),
+    )
+
+    private fun textVector(field: Field) = TextVector(field["text"].text(), field["ids"].list().map { it.whole() })
 
     private fun choice(field: Field, runs: Int): Choice {
         val model = variants[field["model"].path()] ?: field["model"].refuse()

@@ -10,12 +10,13 @@ class SelfTest(
     private val store: ModelStore,
     private val runtime: Runtime,
     private val target: String,
+    private val publicKey: String?,
     private val say: (String) -> Unit,
 ) {
     /** Says a line for each step, and `PASS` or `FAIL: why` at the end; returns whether it passed. */
     fun run(): Boolean {
         try {
-            val manifest = readManifest(place)
+            val manifest = readManifest(place, publicKey)
             testRuntime(manifest)
             testFiles(manifest)
             testPreparation(manifest)
@@ -40,8 +41,13 @@ class SelfTest(
     }
 
     private fun testPreparation(manifest: Manifest) {
-        val image = manifest.image ?: return
-        if (manifest.images.isEmpty()) return
+        manifest.image?.let { testImages(manifest, it) }
+        manifest.text?.let { testTexts(manifest, Tokenizer.read(it, place)) }
+        val count = manifest.images.size + manifest.texts.size
+        if (count > 0) say("preparation: $count of $count vectors are exact")
+    }
+
+    private fun testImages(manifest: Manifest, image: ImageEntry) {
         manifest.images.forEachIndexed { number, vector ->
             val (height, width) = vector.pixels.shape.map { it.toInt() }
             val pixels = Pixels(height, width, 3, contentOf(vector.pixels, manifest))
@@ -50,7 +56,14 @@ class SelfTest(
                 throw BundleException("preparation: image $number becomes another input here")
             }
         }
-        say("preparation: ${manifest.images.size} of ${manifest.images.size} vectors are exact")
+    }
+
+    private fun testTexts(manifest: Manifest, tokenizer: Tokenizer) {
+        manifest.texts.forEachIndexed { number, vector ->
+            if (tokenizer.ids(vector.text).toList() != vector.ids) {
+                throw BundleException("preparation: text $number becomes another input here")
+            }
+        }
     }
 
     private fun testGolden(manifest: Manifest) {

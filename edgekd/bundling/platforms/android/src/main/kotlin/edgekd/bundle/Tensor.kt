@@ -53,6 +53,13 @@ internal fun tensorOf(shape: LongArray, values: FloatArray): Tensor {
     return Tensor("float32", shape, content.array())
 }
 
+/** Returns int64 values as a tensor. */
+internal fun tensorOf(shape: LongArray, values: LongArray): Tensor {
+    val content = ByteBuffer.allocate(values.size * 8).order(ByteOrder.LITTLE_ENDIAN)
+    content.asLongBuffer().put(values)
+    return Tensor("int64", shape, content.array())
+}
+
 /** IEEE 754 binary16. */
 private fun half(bits: Int): Double {
     val exponent = (bits shr 10) and 0x1f

@@ -19,14 +19,20 @@ object AndroidBundle {
      * Opens the model for this device's CPU; close it when it is no longer needed.
      *
      * @param folder of the bundle in the assets.
-     * @throws edgekd.bundle.BundleException the bundle is damaged, or has no model for this CPU.
+     * @param publicKey 64 hexadecimal digits: only a bundle that is signed with this key is opened.
+     * @throws edgekd.bundle.BundleException the bundle is damaged or not signed, or has no model for this CPU.
      */
-    fun open(context: Context, folder: String = FOLDER): Bundle =
-        Bundle.open(AssetFiles(context.assets, folder), store(context, folder), runtime(), target())
+    fun open(context: Context, folder: String = FOLDER, publicKey: String? = null): Bundle =
+        Bundle.open(AssetFiles(context.assets, folder), store(context, folder), runtime(), target(), publicKey)
 
     /** Says a line for each step of the self-test, and `PASS` or `FAIL: why` at the end; returns whether it passed. */
-    fun selfTest(context: Context, folder: String = FOLDER, say: (String) -> Unit): Boolean =
-        SelfTest(AssetFiles(context.assets, folder), store(context, folder), runtime(), target(), say).run()
+    fun selfTest(
+        context: Context,
+        folder: String = FOLDER,
+        publicKey: String? = null,
+        say: (String) -> Unit,
+    ): Boolean =
+        SelfTest(AssetFiles(context.assets, folder), store(context, folder), runtime(), target(), publicKey, say).run()
 
     /** The copies are no data of the user's: they stay out of backups. */
     private fun store(context: Context, folder: String) = ModelStore(File(context.noBackupFilesDir, folder))
