@@ -1,4 +1,4 @@
-"""Texts and signatures in the C++ package of a bundle."""
+"""Texts in the C++ package of a bundle."""
 
 from __future__ import annotations
 

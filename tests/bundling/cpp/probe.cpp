@@ -102,7 +102,7 @@ void sha256(const Arguments& files) {
 
 // classify BUNDLE ONNXRUNTIME PIXELS HEIGHT WIDTH CHANNELS TOP, twice at the same time.
 void classify(const Arguments& given) {
-  const edgekd::Bundle bundle(given[0], given[1]);
+  const edgekd::Bundle bundle(given[0], {given[1]});
   const std::string pixels = content(given[2]);
   std::vector<std::vector<edgekd::Score>> found(2);
   std::vector<std::thread> threads;
@@ -130,7 +130,7 @@ void classify(const Arguments& given) {
 //
 // A text is its length, 4 bytes of this machine's order, and its bytes.
 void texts(const Arguments& given) {
-  const edgekd::Bundle bundle(given[0], given[1]);
+  const edgekd::Bundle bundle(given[0], {given[1]});
   std::uint32_t length = 0;
   while (std::cin.read(reinterpret_cast<char*>(&length), sizeof length)) {
     std::string text(length, '\0');
@@ -142,9 +142,12 @@ void texts(const Arguments& given) {
   }
 }
 
+// open BUNDLE ONNXRUNTIME KEY: the model that a bundle opens if it is signed.
+void open(const Arguments& given) { std::cout << edgekd::Bundle(given[0], {given[1], given[2]}).model() << "\n"; }
+
 // refuse BUNDLE ONNXRUNTIME: what is said to inputs that the model does not take.
 void refuse(const Arguments& given) {
-  const edgekd::Bundle bundle(given[0], given[1]);
+  const edgekd::Bundle bundle(given[0], {given[1]});
   const auto attempt = [&](const std::map<std::string, edgekd::Tensor>& inputs) {
     try {
       bundle.run(inputs);
@@ -179,9 +182,9 @@ int main(int count, char** arguments) {
   const std::map<std::string, void (*)(const Arguments&)> modes{{"json", json},         {"manifests", manifests},
                                                                 {"sha256", sha256},     {"classify", classify},
                                                                 {"refuse", refuse},     {"halves", halves},
-                                                                {"texts", texts}};
+                                                                {"texts", texts},       {"open", open}};
   const Arguments given(arguments + 2, arguments + count);
-  if (std::string(arguments[1]) == "selftest") return edgekd::self_test(given[0], given[1], std::cout) ? 0 : 1;
+  if (std::string(arguments[1]) == "selftest") return edgekd::self_test(given[0], {given[1]}, std::cout) ? 0 : 1;
   try {
     modes.at(arguments[1])(given);
   } catch (const edgekd::Error& error) {

@@ -43,13 +43,20 @@ struct Score {
 // Returns the target of this CPU, such as "arm64-dotprod".
 inline std::string cpu_target() { return detail::cpu_target(); }
 
+// How a bundle is opened.
+struct Options {
+  // onnxruntime: a file, or a name that the system looks for; empty: that of the environment variable
+  // EDGEKD_ONNXRUNTIME, or else the system's usual name, such as libonnxruntime.so.
+  std::filesystem::path library = {};
+  // 64 hexadecimal digits: only a bundle that is signed with this key is opened.
+  std::optional<std::string> public_key = std::nullopt;
+};
+
 // An open bundle. Several threads may use it at a time.
 class Bundle {
  public:
-  // Opens the bundle in `folder`. `library` is onnxruntime: a file, or a name that the system looks for; empty: that
-  // of the environment variable EDGEKD_ONNXRUNTIME, or else the system's usual name, such as libonnxruntime.so.
-  explicit Bundle(const std::filesystem::path& folder, const std::filesystem::path& library = {})
-      : Bundle(Folder(folder), library) {}
+  // Opens the bundle in `folder`.
+  explicit Bundle(const std::filesystem::path& folder, const Options& options = {}) : Bundle(Folder(folder), options) {}
 
   const Manifest& manifest() const { return manifest_; }
   const std::string& target() const { return target_; }
@@ -100,9 +107,9 @@ class Bundle {
   std::unique_ptr<const Session> session_;
   std::optional<Tokenizer> tokenizer_;
 
-  Bundle(const Folder& folder, const std::filesystem::path& library)
-      : manifest_(read_manifest(folder)),
-        runtime_(std::make_shared<const Runtime>(library, manifest_.least_onnxruntime)),
+  Bundle(const Folder& folder, const Options& options)
+      : manifest_(read_manifest(folder, options.public_key)),
+        runtime_(std::make_shared<const Runtime>(options.library, manifest_.least_onnxruntime)),
         target_(cpu_target()) {
     const auto content = folder.content(manifest_.file(choice().model));
     session_ = std::make_unique<const Session>(runtime_, content, choice().session);

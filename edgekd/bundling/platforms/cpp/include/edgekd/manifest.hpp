@@ -18,12 +18,14 @@
 #include "files.hpp"
 #include "image.hpp"
 #include "json.hpp"
+#include "signature.hpp"
 #include "tensor.hpp"
 #include "text.hpp"
 
 namespace edgekd {
 
 inline constexpr const char* manifest_name = "edgekd-bundle.json";
+inline constexpr const char* signature_name = "edgekd-bundle.json.sig";
 inline constexpr const char* manifest_schema = "edgekd.bundle/1";
 
 // An input or output of the models; an extent of -1 is free.
@@ -361,13 +363,33 @@ inline Manifest read_manifest(const Part& part) {
 
 }  // namespace detail
 
-// Reads the manifest of a bundle; the files that it names are not looked at.
-inline Manifest read_manifest(const Folder& folder) {
+namespace detail {
+
+// Throws unless the content of a manifest is signed with a key.
+inline void require_signed(const Folder& folder, const std::string& content, const std::string& public_key) {
+  constexpr std::uint64_t most_bytes = 64;
+  std::string signature;
+  try {
+    signature = folder.read_unchecked(signature_name, most_bytes);
+  } catch (const std::system_error&) {
+    signature.clear();  // that is no signature
+  }
+  if (is_signed(content, signature, public_key)) return;
+  throw Error(std::string(manifest_name) + ": its signature is not of the given key");
+}
+
+}  // namespace detail
+
+// Reads the manifest of a bundle; the files that it names are not looked at. With a public key, 64 hexadecimal
+// digits, it has to be signed.
+inline Manifest read_manifest(const Folder& folder, const std::optional<std::string>& public_key = std::nullopt) {
   constexpr std::uint64_t most_bytes = std::uint64_t{1} << 26;
   const std::string name = manifest_name;
   json::Value data;
   try {
-    data = json::parse(folder.read_unchecked(name, most_bytes));
+    const std::string content = folder.read_unchecked(name, most_bytes);
+    if (public_key) detail::require_signed(folder, content, *public_key);
+    data = json::parse(content);
   } catch (const std::system_error& error) {
     throw Error(name + ": cannot be read: " + error.code().message());
   } catch (const json::SyntaxError& error) {

@@ -45,17 +45,17 @@ inline double largest_difference(const Tensor& found, const Tensor& expected) {
 
 class SelfTest {
  public:
-  SelfTest(const std::filesystem::path& folder, const std::filesystem::path& library, std::ostream& out)
-      : path_(folder), library_(library), folder_(folder), out_(out) {}
+  SelfTest(const std::filesystem::path& folder, const Options& options, std::ostream& out)
+      : path_(folder), options_(options), folder_(folder), out_(out) {}
 
   void run() {
-    manifest_ = read_manifest(folder_);
-    const std::string version = Runtime(library_, manifest_.least_onnxruntime).version();
+    manifest_ = read_manifest(folder_, options_.public_key);
+    const std::string version = Runtime(options_.library, manifest_.least_onnxruntime).version();
     out_ << "manifest: " << manifest_.name << ", " << manifest_schema << ", onnxruntime " << version << " (least "
          << manifest_.least_onnxruntime << ")\n";
     for (const FileRecord& file : manifest_.files) folder_.check(file);
     out_ << "files: " << manifest_.files.size() << " of " << manifest_.files.size() << " are whole\n";
-    const Bundle bundle(path_, library_);
+    const Bundle bundle(path_, options_);
     out_ << "target: " << bundle.target() << ", model " << bundle.model() << "\n";
     preparation(bundle);
     golden(bundle);
@@ -63,7 +63,7 @@ class SelfTest {
 
  private:
   std::filesystem::path path_;
-  std::filesystem::path library_;
+  Options options_;
   Folder folder_;
   std::ostream& out_;
   Manifest manifest_;
@@ -125,9 +125,9 @@ class SelfTest {
 }  // namespace detail
 
 // Prints a line for each check, then PASS or FAIL: and why. Returns whether the bundle passed.
-inline bool self_test(const std::filesystem::path& folder, const std::filesystem::path& library, std::ostream& out) {
+inline bool self_test(const std::filesystem::path& folder, const Options& options, std::ostream& out) {
   try {
-    detail::SelfTest(folder, library, out).run();
+    detail::SelfTest(folder, options, out).run();
     out << "PASS" << std::endl;
     return true;
   } catch (const std::exception& error) {
