@@ -25,10 +25,12 @@ fun main() {
 
 private fun answer(verb: String, words: List<String>) {
     when (verb) {
-        "selftest" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here(), words.getOrNull(2), ::println).run()
-        "broken" -> SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), Broken(words[2]), here(), null, ::println).run()
+        "selftest" -> selfTest(words, OnnxRuntime(), words.getOrNull(2))
+        "broken" -> selfTest(words, Broken(words[2]), null)
         "text" -> open(words).use { bundle ->
-            for ((name, tensor) in bundle.prepareText(words[2].decoded())) println("$name ${tensor.shape.toList()} ${tensor.listed()}")
+            for ((name, tensor) in bundle.prepareText(words[2].decoded())) {
+                println("$name ${tensor.shape.toList()} ${tensor.listed()}")
+            }
         }
         "unsignable" -> {
             val provider = Security.getProvider("SunEC")
@@ -62,6 +64,9 @@ private fun answer(verb: String, words: List<String>) {
 }
 
 private fun here() = cpuTarget(System.getProperty("os.arch"), File("/proc/cpuinfo").readText())
+
+private fun selfTest(words: List<String>, runtime: Runtime, publicKey: String?) =
+    SelfTest(Folder(File(words[0])), ModelStore(File(words[1])), runtime, here(), publicKey, ::println).run()
 
 private fun open(words: List<String>, publicKey: String? = null) =
     Bundle.open(Folder(File(words[0])), ModelStore(File(words[1])), OnnxRuntime(), here(), publicKey)

@@ -34,7 +34,7 @@ dependencies {
     androidTestImplementation("junit:junit:4.13.2")
 }
 
-/** Copies the manifest, its signature if there is one, and the files that it lists into the assets, as `edgekd-bundle/`. */
+/** Copies the manifest, its signature if there is one, and the files that it lists into `edgekd-bundle/` of the assets. */
 abstract class CopyBundle : DefaultTask() {
     @get:InputFiles
     @get:PathSensitive(PathSensitivity.RELATIVE)

@@ -44,7 +44,8 @@ class Bundle private constructor(
          * Opens the model that is named for a target, after its file was checked.
          *
          * @param publicKey 64 hexadecimal digits: only a bundle that is signed with this key is opened.
-         * @throws BundleException the bundle is damaged or not signed, has no model for the target, or onnxruntime is too old.
+         * @throws BundleException the bundle is damaged or not signed, has no model for the target, or onnxruntime is too
+         *   old.
          */
         fun open(
             place: Place,

@@ -19,7 +19,9 @@ class Tensor(val dtype: String, val shape: LongArray, content: ByteArray) {
     val size: Int = shape.fold(1L) { product, axis -> product * axis }.toInt()
 
     init {
-        require(content.size == size * SIZES.getValue(dtype)) { "${content.size} bytes are no $dtype of ${shape.toList()}" }
+        require(content.size == size * SIZES.getValue(dtype)) {
+            "${content.size} bytes are no $dtype of ${shape.toList()}"
+        }
     }
 
     /** Returns a view of the values' bytes from the first on. */

@@ -24,9 +24,10 @@ internal class Tokenizer(private val entry: TextEntry, vocabulary: String, chara
     /** Returns the inputs that a text makes, a batch of one. */
     fun inputs(text: String): Map<String, Tensor> {
         val ids = ids(text)
-        val roles = listOf(entry.ids to ids, entry.mask to LongArray(ids.size) { 1 }, entry.types to LongArray(ids.size))
-        return roles.mapNotNull { (name, values) -> name?.let { it to tensorOf(longArrayOf(1, ids.size.toLong()), values) } }
-            .toMap()
+        val shape = longArrayOf(1, ids.size.toLong())
+        val ones = LongArray(ids.size) { 1 }
+        val roles = listOf(entry.ids to ids, entry.mask to ones, entry.types to LongArray(ids.size))
+        return roles.mapNotNull { (name, values) -> name?.let { it to tensorOf(shape, values) } }.toMap()
     }
 
     private fun replaced(text: String): String {
@@ -72,7 +73,7 @@ internal class Tokenizer(private val entry: TextEntry, vocabulary: String, chara
             "drop" -> ""
             "space" -> " "
             "alone" -> null
-            else -> codes.split(' ').drop(1).fold(StringBuilder()) { text, code -> text.appendCodePoint(point(code)) }.toString()
+            else -> codes.split(' ').drop(1).joinToString("") { String(Character.toChars(point(it))) }
         }
         return Range(point(first), point(last), becomes)
     }
@@ -87,6 +88,8 @@ internal class Tokenizer(private val entry: TextEntry, vocabulary: String, chara
     companion object {
         /** Reads the tables of a bundle's tokenizer, once they were checked. */
         fun read(entry: TextEntry, place: Place): Tokenizer =
-            Tokenizer(entry, place.read(entry.vocabulary).decodeToString(), place.read(entry.characters).decodeToString())
+            Tokenizer(entry, text(place, entry.vocabulary), text(place, entry.characters))
+
+        private fun text(place: Place, file: FileEntry): String = place.read(file).decodeToString()
     }
 }
