@@ -98,10 +98,10 @@ def bundle(
     places = open_places(devices)
     variants = open_variants([Path(model) for model in models], DEFAULT if session is None else read_session(session))
     known = contract or variants[0].model.contract
-    receipt = None if benchmark is None else _receipt(Path(benchmark), variants)
     build = None
     if format == "ort":
         variants, build = in_ort_format(variants)
+    receipt = None if benchmark is None else _receipt(Path(benchmark), variants)
     inputs = golden_inputs(variants[0].model, data, contract=known, labels=labels, count=runs)
     answered = {variant.path: answers(variant, inputs, places, progress) for variant in variants}
     contents = Contents()
@@ -145,7 +145,7 @@ def bundle(
 
 def _variant(variant: Variant, contents: Contents) -> form.Variant:
     return form.Variant(
-        path=contents.add(variant.path, variant.content),
+        path=contents.put(variant.path, variant.content),
         precision=variant.precision,
         format=variant.format,
         made_for=variant.made_for,

@@ -33,8 +33,10 @@ class Contents:
     def add(self, path: str, content: bytes) -> str:
         """Add a file, unless one of this content is there, and return its path."""
         known = next((name for name, other in self.files.items() if other == content), None)
-        if known is not None:
-            return known
+        return self.put(path, content) if known is None else known
+
+    def put(self, path: str, content: bytes) -> str:
+        """Add a file, whatever the others hold, and return its path."""
         require_plain(path)
         if path in self.files:
             raise AssertionError(f"two files would be {path}")

@@ -9,7 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgekd import bench
+from edgekd.artifact import write_json
+from edgekd.bundling.contents import Contents
 from edgekd.bundling.ort_format import CONFIG, _operators
+from edgekd.errors import DataError
 from tests.bundling.conftest import manifest
 from tests.bundling.test_bundle import bundle_of, command_of
 from tests.bundling.test_python_package import run
@@ -69,3 +73,17 @@ def test_the_command_says_when_it_does_not_pay(models: list[Path], tmp_path: Pat
     assert told in command_of(models[2:], tmp_path / "a", "--format", "ort").output
     assert told not in command_of(models[:1], tmp_path / "b", "--format", "ort").output
     assert "--minimal_build" in (tmp_path / "a" / "README.md").read_text()
+
+
+def test_models_keep_their_places_though_they_be_alike() -> None:
+    contents = Contents()
+    assert contents.put("models/a.ort", b"x") == "models/a.ort"
+    assert contents.put("models/b.ort", b"x") == "models/b.ort"
+    assert contents.add("golden/c.bin", b"x") == "models/a.ort"
+    assert set(contents.files) == {"models/a.ort", "models/b.ort"}
+
+
+def test_a_benchmark_of_the_onnx_files_is_of_other_models(models: list[Path], tmp_path: Path) -> None:
+    write_json(tmp_path / "bench.json", bench([models[2]], runs=1).to_json())
+    with pytest.raises(DataError, match="other models than those of this bundle"):
+        bundle_of(models[2:], tmp_path / "app", format="ort", benchmark=tmp_path / "bench.json")
