@@ -16,7 +16,7 @@ import onnx
 from edgekd.graph.operators import Operator, count_operators, opsets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 CONTRIB: Final = "com.microsoft"
 
@@ -113,16 +113,12 @@ def least_onnxruntime(model: onnx.ModelProto) -> str | None:
     An operator of `com.microsoft` needs 1.16 at least, the oldest that was asked. Those of unknown domains need no
     release, but somebody's library, and are not looked at.
     """
-    needed = list(_needed(model))
-    return None if None in needed else max((one for one in needed if one is not None), key=version_key)
+    return _latest(list(_needed(model)))
 
 
 def least_for_contrib(names: Iterable[str]) -> str | None:
     """Return the oldest release with CPU kernels for operators of `com.microsoft`; None if there is none yet."""
-    needed = [_CONTRIB_SINCE.get(name) for name in names]
-    if None in needed:
-        return None
-    return max((one for one in needed if one is not None), key=version_key, default=RELEASES[0].version)
+    return _latest([_CONTRIB_SINCE.get(name) for name in names])
 
 
 def late_operators(model: onnx.ModelProto) -> list[str]:
@@ -139,6 +135,13 @@ def version_key(version: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
+
+
+def _latest(needed: Sequence[str | None]) -> str | None:
+    """Return the release that has all that is needed; None where something has none yet."""
+    if None in needed:
+        return None
+    return max((one for one in needed if one is not None), key=version_key, default=RELEASES[0].version)
 
 
 def _needed(model: onnx.ModelProto) -> Iterator[str | None]:

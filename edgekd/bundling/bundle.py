@@ -130,6 +130,14 @@ def bundle(
         licences=_licences([Path(licence) for licence in licences], contents),
         files=contents.listed(),
     )
+    write_folder(Path(output), _files(manifest, contents, platforms, build, key))
+    return manifest
+
+
+def _files(
+    manifest: Manifest, contents: Contents, platforms: Sequence[str], build: str | None, key: Any
+) -> dict[str, bytes]:
+    """Return all that a bundle's folder holds, by path."""
     listing = indented_json(manifest.to_json())
     files = {form.MANIFEST: listing, **contents.files}
     if build is not None:
@@ -139,8 +147,7 @@ def bundle(
     for platform in platforms:
         files |= {f"{platform}/{path}": content for path, content in package_files(platform).items()}
     files["README.md"] = readme(manifest, platforms).encode()
-    write_folder(Path(output), files)
-    return manifest
+    return files
 
 
 def _variant(variant: Variant, contents: Contents) -> form.Variant:
