@@ -148,11 +148,7 @@ def headers(needed: Callable[[str, Path], Path]) -> Path:
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the package's sources, as a bundle has them."""
-    folder = tmp_path_factory.mktemp("cpp") / "cpp"
-    for path, content in package_files("cpp").items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
+    return write_package("cpp", tmp_path_factory.mktemp("cpp") / "cpp")
 
 
 @pytest.fixture(scope="session")
@@ -190,6 +186,14 @@ def app(whole_bundle: Path, tmp_path: Path) -> Path:
 def manifest(app: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((app / MANIFEST).read_bytes())
     return content
+
+
+def write_package(platform: str, folder: Path) -> Path:
+    """Write a platform's package into a folder, as a bundle has it, and return the folder."""
+    for path, content in package_files(platform).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
 
 
 def rewrite(app: Path, change: Callable[[dict[str, Any]], object]) -> None:

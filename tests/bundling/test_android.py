@@ -17,7 +17,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from edgekd.bundling.manifest import MANIFEST
-from edgekd.bundling.packages import package_files
 from edgekd.bundling.preparation import prepared
 from edgekd.bundling.signature import SIGNATURE, public_hex
 from edgekd.targets import classify, detect_host, parse_cpuinfo
@@ -31,6 +30,7 @@ from tests.bundling.conftest import (
     other_answers,
     rewrite,
     word_piece,
+    write_package,
 )
 from tests.bundling.cpp_programs import onnxruntime_archive
 from tests.bundling.kotlin_programs import ONNXRUNTIME, Desktop, compile_kotlin
@@ -47,11 +47,7 @@ SDK = "edgekd/bundle/android"  # what imports Android's classes
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the package's sources, as a bundle has them."""
-    folder = tmp_path_factory.mktemp("android") / "android"
-    for path, content in package_files("android").items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
+    return write_package("android", tmp_path_factory.mktemp("android") / "android")
 
 
 @pytest.fixture(scope="session")

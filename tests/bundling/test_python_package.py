@@ -18,11 +18,19 @@ from PIL import Image
 
 from edgekd import bundle
 from edgekd.bundling.bundle import _image
-from edgekd.bundling.packages import package_files
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
 from edgekd.targets import detect_host
-from tests.bundling.conftest import IMAGE, LABELS, SPOILS, contracts, image_net, manifest, other_answers
+from tests.bundling.conftest import (
+    IMAGE,
+    LABELS,
+    SPOILS,
+    contracts,
+    image_net,
+    manifest,
+    other_answers,
+    write_package,
+)
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -103,10 +111,7 @@ def test_another_preparation_fails(app: Path) -> None:
 
 @pytest.fixture(scope="session")
 def prepare_image(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("package")
-    for path, content in package_files("python").items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
+    folder = write_package("python", tmp_path_factory.mktemp("package"))
     spec = importlib.util.spec_from_file_location("bundle_images", folder / "edgekd_bundle" / "images.py")
     assert spec is not None
     assert spec.loader is not None

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from edgekd import bundle
@@ -19,6 +18,7 @@ from edgekd.cli import cli
 from edgekd.doctor import Diagnosis, diagnose
 from edgekd.errors import ModelError, UsageError
 from edgekd.targets import detect_host
+from tests.bundling.test_signature import pem
 from tests.conftest import conv_net
 
 
@@ -117,9 +117,7 @@ def test_another_target_is_not_run(app: Path) -> None:
 
 
 def test_signatures(model: Path, tmp_path: Path) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(*encoding))
+    pem(ed25519.Ed25519PrivateKey.generate(), tmp_path / "key.pem")
     bundle([model], tmp_path / "signed", platforms=["python"], sign=tmp_path / "key.pem")
     public = public_hex(read_private_key(tmp_path / "key.pem"))
     diagnosis = diagnose([tmp_path / "signed"], public_key=public)
