@@ -1,5 +1,6 @@
-"""How fast students train: edgekd beside a plain PyTorch loop, with a live teacher and from its stored answers.
+"""How fast students train: edgekd beside a plain PyTorch loop and a peer, with a live teacher and from its stored answers.
 
+    pip install -r benchmarks/distill/requirements.txt
     python benchmarks/distill/throughput.py
 
 resnet32x4 teaches resnet8x4 on 32x32 images, batches of 64, two threads. Every block is a fresh process; the ways
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from peer_torchdistill import train_with_torchdistill
 from plain import train_plainly
 
 import edgekd
@@ -45,7 +47,7 @@ HERE = Path(__file__).parent
 TEACHER, STUDENT = "resnet32x4", "resnet8x4"
 BATCH, CLASSES, THREADS = 64, 100, 2
 WARM = 2  # steps before the clock starts
-WAYS = ("plain", "edgekd live", "edgekd stored")
+WAYS = ("plain", "torchdistill", "edgekd live", "plain stored", "edgekd stored")
 AUGMENTATION = Augmentation(crop_padding=4, flip=True)
 
 
@@ -99,8 +101,10 @@ def block(way: str, images: Path, answers: Path) -> float:
     """Train in one way, in this process; return samples a second, or for "fill" the teacher's answers a second."""
     torch.set_num_threads(THREADS)
     teacher, student = networks()
-    if way == "plain":
-        return train_plainly(teacher, student, images, batch_size=BATCH, warm=WARM)
+    if way == "torchdistill":
+        return train_with_torchdistill(teacher, student, images, batch_size=BATCH, warm=WARM)
+    if way.startswith("plain"):
+        return train_plainly(teacher, student, images, batch_size=BATCH, warm=WARM, stored=way == "plain stored")
     # the smallest splits there can be: all but the few images of these are trained on
     splits = open_splits(NpzData(source="npz", path=images, test=2, validation=2, calibration=2), seed=0)
     clock = Clock()
