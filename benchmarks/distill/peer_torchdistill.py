@@ -61,7 +61,7 @@ def import_torchvision() -> None:
     The Python part only needs two of its operators to have a form; none of it is run here.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
@@ -69,4 +69,4 @@ def import_torchvision() -> None:
             torch.library.define(
                 f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor"
             )
-        import torchvision  # noqa: F401
+        import torchvision

@@ -1,4 +1,4 @@
-"""How fast students train: edgekd beside a plain PyTorch loop and a peer, with a live teacher and from its stored answers.
+"""How fast students train: edgekd beside a plain PyTorch loop and a peer, the teacher live or asked before.
 
     pip install -r benchmarks/distill/requirements.txt
     python benchmarks/distill/throughput.py
