@@ -5,6 +5,7 @@ It is given the plain loop's images and batches, so that only the loop differs.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def train_with_torchdistill(
 
 
 def configuration(steps: int) -> dict[str, Any]:
-    """Return what the plain loop does, in its own words; `alpha` is its weight of cross-entropy, and KD has the rest."""
+    """Return what the plain loop does, in its own words; its `alpha` is the weight of cross-entropy."""
     places = {f"{who}_module_{key}": value for who in ("student", "teacher") for key, value in PLACE.items()}
     kd = {"key": "KDLoss", "kwargs": {**places, "temperature": TEMPERATURE, "alpha": 1 - ALPHA}}
     return {
@@ -61,7 +62,7 @@ def import_torchvision() -> None:
     The Python part only needs two of its operators to have a form; none of it is run here.
     """
     try:
-        import torchvision
+        importlib.import_module("torchvision")
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
@@ -69,4 +70,4 @@ def import_torchvision() -> None:
             torch.library.define(
                 f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor"
             )
-        import torchvision
+        importlib.import_module("torchvision")
