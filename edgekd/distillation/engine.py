@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,13 @@ from edgekd.recipe import DistillSettings
 from edgekd.terms import DkdTerm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
 
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
+    from edgekd.data.torch_data import TensorBatch
     from edgekd.distillation.state import Checkpoints, Epoch
     from edgekd.distillation.taps import Taps
     from edgekd.distillation.teacher import Ask, Teacher
@@ -98,21 +99,13 @@ def distill(
     settings = settings or DistillSettings()
     augmentation = augmentation or Augmentation()
     check_seed(seed)
-    samples, labelled = open_labelled(train), None
-    if transfer is not None:
-        if not any(term.asks_teacher for term in settings.loss_terms()):
-            raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
-        labelled = len(samples)
-        samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
-    _check_labels(samples, settings)
+    samples, labelled = _learnt_from(train, transfer, settings)
     if len(peers) != settings.peers - 1:
         raise UsageError(
             f"distill.peers = {settings.peers}: {settings.peers - 1} students besides the first are to be given as "
             f"`peers`, found {len(peers)}"
         )
-    device = best_device()
     asked = _teacher(teacher)
-    teacher_taps = [theirs for _, theirs in settings.pairs]
     if settings.cache is not None:
         folder = settings.cache.path or cache_folder
         if folder is None:
@@ -121,16 +114,8 @@ def distill(
         asked, augmentation = stored_answers(
             asked, samples, settings, augmentation, Path(folder), replaces=own, progress=progress
         )
-    batches = training_batches(samples, settings, augmentation, seed)
-    with ExitStack() as open_things:
-        ask = asked_once(open_things.enter_context(asked.ready(device, teacher_taps)))
-        probe = next(batches.view(0, 0, 2, 2))
-        objectives = []
-        for network in (student, *peers):
-            open_things.enter_context(placed(network, device))
-            taps = open_things.enter_context(tapped(network, _student_taps(settings)))
-            terms = _terms(settings, network, taps, ask, probe.inputs.to(device), probe.positions, seed)
-            objectives.append(TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places))
+    probe = next(training_batches(samples, settings, augmentation, seed).view(0, 0, 2, 2))
+    with _objectives([student, *peers], asked, probe, settings, labelled=labelled, seed=seed) as objectives:
         trained = train_network(
             student,
             samples,
@@ -145,6 +130,56 @@ def distill(
             progress=progress,
         )
     return best_of(trained, peers, open_labelled(validation))
+
+
+def _learnt_from(
+    train: Samples | Mapping[str, NDArray[Any]],
+    transfer: Samples | Mapping[str, NDArray[Any]] | None,
+    settings: DistillSettings,
+) -> tuple[Samples, int | None]:
+    """Return the samples of a training, and how many of them, the first ones, have labels; None: all."""
+    samples, labelled = open_labelled(train), None
+    if transfer is not None:
+        if not any(term.asks_teacher for term in settings.loss_terms()):
+            raise UsageError("transfer samples teach by the teacher's word; no term of the loss reads it")
+        labelled = len(samples)
+        samples = WithUnlabelled(labelled=samples, unlabelled=open_data(transfer, inputs=()))
+    _check_labels(samples, settings)
+    return samples, labelled
+
+
+@contextmanager
+def _objectives(
+    networks: Sequence[nn.Module],
+    teacher: Teacher,
+    probe: TensorBatch,
+    settings: DistillSettings,
+    *,
+    labelled: int | None,
+    seed: int,
+) -> Iterator[list[TeacherObjective]]:
+    """Give what each network learns from, while the teacher is ready and the networks are tapped on the device.
+
+    Args:
+        networks: The student, and its peers.
+        teacher: Asked once for all of them.
+        probe: Two samples, for the shapes of features.
+        settings: What is to be learnt.
+        labelled: How many samples have labels; None: all.
+        seed: Of the first weights of what terms learn themselves.
+    """
+    device = best_device()
+    inputs = probe.inputs.to(device)
+    with ExitStack() as open_things:
+        ready = teacher.ready(device, [theirs for _, theirs in settings.pairs])
+        ask = asked_once(open_things.enter_context(ready))
+        objectives = []
+        for network in networks:
+            open_things.enter_context(placed(network, device))
+            taps = open_things.enter_context(tapped(network, _student_taps(settings)))
+            terms = _terms(settings, network, taps, ask, inputs, probe.positions, seed)
+            objectives.append(TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places))
+        yield objectives
 
 
 def _check_labels(samples: Samples, settings: DistillSettings) -> None:

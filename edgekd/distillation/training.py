@@ -147,22 +147,9 @@ def train_network(
             seed=None if processes.size == 1 and device.type == "cpu" else seed,
         )
         saver = Saver(state, checkpoints if processes.is_main else None, written=saved is not None)
-        try:
-            with progress.task(title, work.total, work.done) as task:
-                while not state.finished:
-                    _train_epoch(work, saver, task)
-                    state.finish_epoch(*_validate(work, judges))
-                    if after_epoch is not None:
-                        after_epoch(state.history)
-                    saver.save_when_due()
-        except _Diverged as problem:
-            state.bring_back_best()
-            left = processes.on_main(saver.last_good)
-            raise DivergedError(f"training diverged: {problem}; {left}") from problem
-        kept = len(state.history) - 1
-        if settings.keep == "best":
-            state.bring_back_best()
-            kept = state.best_epoch
+        with progress.task(title, work.total, work.done) as task:
+            _train(work, saver, judges, task, after_epoch)
+        kept = _keep(state)
         if len(state.history) < settings.epochs:
             progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
         with user_code("the network's eval() failed"):
@@ -303,6 +290,32 @@ class _Work:
     def done(self) -> int:
         """Steps that are done."""
         return self.state.epoch * self.loader.steps + self.state.step
+
+
+def _train(
+    work: _Work, saver: Saver, judges: Samples, task: Task, after_epoch: Callable[[Sequence[Epoch]], None] | None
+) -> None:
+    """Train from where the state stands to the end; a diverged network gets the weights of its best epoch."""
+    state = work.state
+    try:
+        while not state.finished:
+            _train_epoch(work, saver, task)
+            state.finish_epoch(*_validate(work, judges))
+            if after_epoch is not None:
+                after_epoch(state.history)
+            saver.save_when_due()
+    except _Diverged as problem:
+        state.bring_back_best()
+        left = work.processes.on_main(saver.last_good)
+        raise DivergedError(f"training diverged: {problem}; {left}") from problem
+
+
+def _keep(state: State) -> int:
+    """Leave the weights of the epoch that the settings keep in the network, and return it."""
+    if state.settings.keep == "best":
+        state.bring_back_best()
+        return state.best_epoch
+    return len(state.history) - 1
 
 
 def _train_epoch(work: _Work, saver: Saver, task: Task) -> None:
