@@ -10,6 +10,7 @@ import torch
 
 from edgekd.distillation.running import frozen, placed, run_logits
 from edgekd.distillation.taps import tapped
+from edgekd.distillation.threads import on_threads, threads_worth
 from edgekd.models import dump_weights
 
 if TYPE_CHECKING:
@@ -84,10 +85,13 @@ class TorchTeacher:
     @contextmanager
     def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
         """Be ready to be asked; see `Teacher`."""
-        module = self._module
+        module, threads = self._module, dict[int, int]()
 
         def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001
-            with torch.no_grad():
+            samples = len(inputs)
+            if samples not in threads:
+                threads[samples] = threads_worth(module, inputs[:2], samples)
+            with torch.no_grad(), on_threads(threads[samples]):
                 logits = run_logits(module, inputs, "the teacher")
             return Answers(logits, features.take())
 

@@ -26,6 +26,7 @@ from edgekd.distillation.precision import Precision, check_precision, computing_
 from edgekd.distillation.processes import Processes, join
 from edgekd.distillation.running import best_device, placed, run_logits
 from edgekd.distillation.state import Saver, State, read_checkpoint
+from edgekd.distillation.threads import on_threads, threads_worth
 from edgekd.errors import DataError, DivergedError, ModelError, UsageError, user_code
 from edgekd.progress import SILENT, Progress
 
@@ -132,6 +133,9 @@ def train_network(
     loader = training_batches(samples, settings, augmentation, seed)
     learner = _Learner(module, objective, _Classes(samples, judges), settings.precision)
     with torch.random.fork_rng(), placed(module, device), placed(objective.learnt, device):
+        threads = threads_worth(
+            module, next(tensor_batches(judges, 2)).inputs, -(-settings.batch_size // processes.size), trains=True
+        )
         torch.manual_seed(seed)
         state = State(module, objective.learnt, settings, device)
         saved = processes.on_main(lambda: read_checkpoint(checkpoints))
@@ -147,7 +151,7 @@ def train_network(
             seed=None if processes.size == 1 and device.type == "cpu" else seed,
         )
         saver = Saver(state, checkpoints if processes.is_main else None, written=saved is not None)
-        with progress.task(title, work.total, work.done) as task:
+        with on_threads(threads), progress.task(title, work.total, work.done) as task:
             _train(work, saver, judges, task, after_epoch)
         kept = _keep(state)
         if len(state.history) < settings.epochs:

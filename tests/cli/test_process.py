@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekd.cli.process import surroundings
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -183,3 +185,18 @@ def test_libraries_are_silent_beside_the_one_message(folder: Path, images: np.nd
         assert progress.endswith(" ...")
         assert message.startswith(f"edgekd: {line.split()[0]}: ")
     assert "[E:onnxruntime" in shell(folder, f"{EDGEKD} evaluate odd.onnx --data data.npz --debug").stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_of_torch_wait_briefly_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], spins: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it comes back as it was
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    with surroundings(debug=False):
+        assert os.environ.get("GOMP_SPINCOUNT") == spins
