@@ -102,6 +102,16 @@ def golden_inputs(
     return {name: np.stack([feeds[name] for feeds in runs]) for name in runs[0]}
 
 
+def runs_of(inputs: Arrays) -> int:
+    """Return how many runs golden inputs are for."""
+    return len(next(iter(inputs.values())))
+
+
+def feeds_of(inputs: Arrays, runs: int) -> list[dict[str, NDArray[Any]]]:
+    """Return what each run of golden inputs feeds."""
+    return [{name: values[run] for name, values in inputs.items()} for run in range(runs)]
+
+
 def open_places(devices: Sequence[str]) -> tuple[Place, ...]:
     """Return this machine, where its instruction set is known, and the devices.
 
@@ -162,13 +172,13 @@ def _tolerance(expected: Arrays, ways: Sequence[Arrays]) -> dict[str, float]:
 
 def _run_here(variant: Variant, inputs: Arrays, optimization: Optimization, threads: int) -> dict[str, NDArray[Any]]:
     model = open_model(variant.content, name=str(variant.source), threads=threads, optimization=optimization)
-    runs = [model.run({name: values[run] for name, values in inputs.items()}) for run in range(_runs(inputs))]
+    runs = [model.run(feeds) for feeds in feeds_of(inputs, runs_of(inputs))]
     names = [output.name for output in model.outputs]
     return {name: _stacked(variant, name, [run[index] for run in runs]) for index, name in enumerate(names)}
 
 
 def _run_there(variant: Variant, inputs: Arrays, place: Place) -> dict[str, NDArray[Any]]:
-    batches = [({name: values[run] for name, values in inputs.items()}, 1) for run in range(_runs(inputs))]
+    batches = [(feeds, 1) for feeds in feeds_of(inputs, runs_of(inputs))]
     found = {}
     with temporary_folder() as folder:
         file = folder / "model.onnx"
@@ -179,10 +189,6 @@ def _run_there(variant: Variant, inputs: Arrays, place: Place) -> dict[str, NDAr
                 given = device_answers(driver, file, sha256_file(file), batches, output=output.name)
                 found[output.name] = _stacked(variant, output.name, [values for values, _ in given])
     return found
-
-
-def _runs(inputs: Arrays) -> int:
-    return len(next(iter(inputs.values())))
 
 
 def _stacked(variant: Variant, name: str, values: Sequence[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekd.bundling.golden import feeds_of
 from edgekd.errors import DataError
 from edgekd.runtime import open_model
 
@@ -51,10 +52,7 @@ def differences(folder: Path, manifest: Manifest, target: str) -> list[Differenc
     model = open_model((folder / choice.model).read_bytes(), name=str(folder / choice.model))
     inputs = {tensor.name: read_tensor(folder, tensor) for tensor in manifest.golden.inputs}
     names = [output.name for output in choice.expected.outputs]
-    runs = [
-        model.run({name: values[run] for name, values in inputs.items()}, names)
-        for run in range(manifest.golden.runs)
-    ]
+    runs = [model.run(feeds, names) for feeds in feeds_of(inputs, manifest.golden.runs)]
     found = []
     for index, output in enumerate(choice.expected.outputs):
         expected = read_tensor(folder, output).astype(np.float64)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgekd.errors import DataError, UsageError, reading, require_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 SIGNATURE: Final = "edgekd-bundle.json.sig"
 
 
-def read_private_key(path: Path) -> Any:
+def read_private_key(path: Path) -> Ed25519PrivateKey:
     """Return an Ed25519 key from a PEM file without a password.
 
     Raises:
@@ -29,13 +31,13 @@ def read_private_key(path: Path) -> Any:
         raise UsageError(f"{path}: not a private key in PEM without a password") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UsageError(f"{path}: not an Ed25519 key; openssl genpkey -algorithm ed25519 -out key.pem makes one")
-    return key
+    found: Ed25519PrivateKey = key
+    return found
 
 
-def public_hex(key: Any) -> str:
+def public_hex(key: Ed25519PrivateKey) -> str:
     """Return the public half of a private key as 64 hexadecimal digits."""
-    digits: str = key.public_key().public_bytes_raw().hex()
-    return digits
+    return key.public_key().public_bytes_raw().hex()
 
 
 def require_signed(folder: Path, manifest: bytes, public_key: str) -> None:

@@ -73,6 +73,7 @@ def command(
     from edgekd.cli import ui
 
     progress, asked = ui.progress(), find_platforms(platforms)
+    key = None if sign is None else read_private_key(sign)
     manifest = bundle(
         models,
         output,
@@ -85,7 +86,7 @@ def command(
         benchmark=benchmark,
         licences=licences,
         tokenizer=tokenizer,
-        sign=sign,
+        sign=key,
         contract=options.open_contract(contract),
         labels=labels,
         progress=progress,
@@ -93,8 +94,8 @@ def command(
     ui.say(_text(output, manifest, asked))
     if format == "ort" and any(variant.precision != "int8" for variant in manifest.variants):
         progress.note(SLOW)
-    if sign is not None:
-        ui.say(f"  signed; the public key is {public_hex(read_private_key(sign))}")
+    if key is not None:
+        ui.say(f"  signed; the public key is {public_hex(key)}")
     if data is None:
         progress.note(
             "the golden inputs are made up: --data gives real ones, which test more of what the app will see"

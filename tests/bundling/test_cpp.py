@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 from edgekd import bundle
-from edgekd.bundling.bundle import _image
+from edgekd.bundling.description import image_of
 from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
@@ -362,7 +362,7 @@ def sample_pixels(contract: Contract, count: int) -> list[NDArray[np.uint8]]:
 
 def check_prepared(start: list[str | Path], contract: Contract, folder: Path, count: int) -> None:
     """Have a program prepare images, and compare with what edgekd makes of them."""
-    image = _image(contract)
+    image = image_of(contract)
     assert image is not None
     (folder / "image.json").write_text(image.model_dump_json())
     images = sample_pixels(contract, count)
@@ -383,7 +383,7 @@ def test_images_become_the_input_to_the_bit(contract: Contract, probes: Path, tm
 
 
 def test_a_very_long_image_needs_no_memory_for_what_is_cut_off(probes: Path, tmp_path: Path) -> None:
-    image = _image(IMAGE)
+    image = image_of(IMAGE)
     assert image is not None
     (tmp_path / "image.json").write_text(image.model_dump_json())
     given = struct.pack("3I", 400_000, 1, 3) + bytes(range(240)) * 5_000

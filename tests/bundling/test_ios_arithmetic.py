@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.bundling.bundle import _image
+from edgekd.bundling.description import image_of
 from edgekd.bundling.packages import package_files
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
@@ -75,7 +75,7 @@ def swift_images() -> dict[str, Any]:
 @pytest.mark.parametrize("size", [(20, 24), (47, 33), (9, 61), (21, 24), (1, 1)])
 def test_images_become_the_same_input_to_the_bit(contract: Contract, size: tuple[int, int]) -> None:
     functions = swift_images()
-    image = _image(contract)
+    image = image_of(contract)
     assert image is not None
     pixels = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
     wanted = prepared(pixels, contract)

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from edgekd import bundle
-from edgekd.bundling.bundle import _image
+from edgekd.bundling.description import image_of
 from edgekd.bundling.manifest import MANIFEST
 from edgekd.bundling.packages import PLATFORMS, package_files
 from edgekd.bundling.preparation import prepared
@@ -239,7 +239,7 @@ def test_images_become_the_input_to_the_bit(
     for name, content in package_files("node").items():
         (tmp_path / name).write_bytes(content)
     random = np.random.default_rng(3)
-    image = _image(contract)
+    image = image_of(contract)
     assert image is not None
     sizes = [(1, 1), (1, 300), contract.size, *(tuple(random.integers(1, 200, 2)) for _ in range(60))]
     images = [random.integers(0, 256, (height, width, 3)).astype(np.uint8) for height, width in sizes]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgekd import bundle
-from edgekd.bundling.bundle import _image
+from edgekd.bundling.description import image_of
 from edgekd.bundling.preparation import prepared
 from edgekd.data import Contract
 from edgekd.targets import detect_host
@@ -123,7 +123,7 @@ def prepare_image(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("contract", contracts(), ids=lambda contract: f"{contract.colour}-{contract.layout}")
 def test_images_become_the_input_to_the_bit(contract: Contract, prepare_image: Any) -> None:
     random = np.random.default_rng(3)
-    described = _image(contract)
+    described = image_of(contract)
     assert described is not None
     sizes = [(1, 1), (1, 300), contract.size, *(tuple(random.integers(1, 200, 2)) for _ in range(40))]
     for height, width in sizes:
@@ -134,7 +134,7 @@ def test_images_become_the_input_to_the_bit(contract: Contract, prepare_image: A
 
 
 def test_what_is_no_image_is_refused(prepare_image: Any) -> None:
-    described = _image(IMAGE)
+    described = image_of(IMAGE)
     assert described is not None
     for pixels in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8)):
         with pytest.raises(ValueError, match="expected uint8 pixels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_the_key_of_the_document_is_one(models: list[Path], tmp_path: Path) -> N
     assert f"signed; the public key is {public}" in ran.output
     assert self_test(tmp_path / "app", "--key", public) == (0, "PASS")
     assert b"PRIVATE" not in b"".join(path.read_bytes() for path in (tmp_path / "app").rglob("*") if path.is_file())
+
+
+def test_a_key_is_read_once_and_may_come_out_of_a_pipe(models: list[Path], key: Path, tmp_path: Path) -> None:
+    out, into = os.pipe()
+    os.write(into, key.read_bytes())
+    os.close(into)
+    ran = command_of(models[2:], tmp_path / "app", "--sign", f"/dev/fd/{out}")
+    os.close(out)
+    assert ran.exit_code == 0, ran.output
+    assert f"signed; the public key is {public_hex(read_private_key(key))}" in ran.output
 
 
 def test_what_is_no_key_is_refused(models: list[Path], tmp_path: Path) -> None:
