@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,28 @@ def app(whole_bundle: Path, tmp_path: Path) -> Path:
 def manifest(app: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((app / MANIFEST).read_bytes())
     return content
+
+
+def check_passed(said: list[str], app: Path, target: str, runtime: str) -> None:
+    """Hold that a self-test has said all that it says of `whole_bundle` when it passes.
+
+    Args:
+        said: Its lines.
+        app: The bundle.
+        target: Where it ran.
+        runtime: The version of onnxruntime that it ran with.
+    """
+    content = manifest(app)
+    count, least = len(content["files"]), content["runtime"]["onnxruntime"]["least"]
+    assert said[:4] == [
+        f"manifest: net, edgekd.bundle/1, onnxruntime {runtime} (least {least})",
+        f"files: {count} of {count} are whole",
+        f"target: {target}, model {content['targets'][target]['model']}",
+        "preparation: 3 of 3 vectors are exact",
+    ]
+    number = r"\d+(\.\d+)?(e[-+]?\d+)?"
+    assert re.fullmatch(f"golden: 3 runs, logits differs by {number} at most, {number} is allowed", said[4])
+    assert said[5:] == ["PASS"]
 
 
 def write_package(platform: str, folder: Path) -> Path:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.bundling.conftest import (
     LABELS,
     SPOILS,
     TEXT_WORDS,
+    check_passed,
     contracts,
     image_net,
     manifest,
@@ -113,18 +113,7 @@ def test_the_packages_ask_for_what_is_tested(platform: str) -> None:
 
 def test_the_self_test_passes(node_app: Path) -> None:
     ran = self_test(node_app)
-    host = detect_host().name
-    count = len(manifest(node_app)["files"])
-    least = manifest(node_app)["runtime"]["onnxruntime"]["least"]
-    lines = ran.stdout.splitlines()
-    assert lines[:4] == [
-        f"manifest: net, edgekd.bundle/1, onnxruntime {VERSIONS['onnxruntime-node']} (least {least})",
-        f"files: {count} of {count} are whole",
-        f"target: {host}, model {manifest(node_app)['targets'][host]['model']}",
-        "preparation: 3 of 3 vectors are exact",
-    ]
-    assert re.fullmatch(r"golden: 3 runs, logits differs by [-.\de]+ at most, [.\de-]+ is allowed", lines[4])
-    assert lines[5:] == ["PASS"]
+    check_passed(ran.stdout.splitlines(), node_app, detect_host().name, VERSIONS["onnxruntime-node"])
     assert ran.returncode == 0
 
 

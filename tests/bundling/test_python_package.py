@@ -25,6 +25,7 @@ from tests.bundling.conftest import (
     IMAGE,
     LABELS,
     SPOILS,
+    check_passed,
     contracts,
     image_net,
     manifest,
@@ -51,21 +52,7 @@ def use(app: Path, code: str) -> Any:
 def test_the_self_test_passes(whole_bundle: Path, tmp_path: Path) -> None:
     ran = run([str(whole_bundle / "python" / "selftest.py")], tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
-    host = detect_host().name
-    model = manifest(whole_bundle)["targets"][host]["model"]
-    lines = ran.stdout.splitlines()
-    count = len(manifest(whole_bundle)["files"])
-    assert lines[0] == (
-        f"manifest: net, edgekd.bundle/1, onnxruntime {onnxruntime.__version__} "
-        f"(least {manifest(whole_bundle)['runtime']['onnxruntime']['least']})"
-    )
-    assert lines[1:4] == [
-        f"files: {count} of {count} are whole",
-        f"target: {host}, model {model}",
-        "preparation: 3 of 3 vectors are exact",
-    ]
-    assert lines[4].startswith("golden: 3 runs, logits differs by ")
-    assert lines[5:] == ["PASS"]
+    check_passed(ran.stdout.splitlines(), whole_bundle, detect_host().name, onnxruntime.__version__)
 
 
 @pytest.mark.parametrize("name", SPOILS)
