@@ -20,18 +20,15 @@ from onnx import helper, numpy_helper
 
 from edgekd.artifact import Origin, find, indented_json, store
 from edgekd.errors import ModelError, UsageError
-from edgekd.progress import SILENT, Progress
 from edgekd.quantization.histograms import collect_histograms
 from edgekd.quantization.ranges import STEPS, Range, entropy_range, integer_grid, mse_range, percentile_range
-from edgekd.quantization.watching import FETCHED_BYTES, share_out, without_outputs
-from edgekd.runtime import feed, open_model
+from edgekd.quantization.watching import FETCHED_BYTES, Calibration, share_out, without_outputs
 from edgekd.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from edgekd.data.samples import Samples
     from edgekd.quantization.histograms import Histogram
 
 Ranges = dict[str, Range]
@@ -49,27 +46,19 @@ _TRIAL = "edgekd.trial."
 
 def calibrate(
     model: onnx.ModelProto,
-    samples: Samples,
+    calibration: Calibration,
     *,
     method: RangeMethod = "minmax",
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: Progress = SILENT,
     cache: Path | None = None,
 ) -> Ranges:
     """Return the range of every float32 activation over the samples.
 
     Args:
         model: With shapes and types inferred.
-        samples: Calibration data.
+        calibration: What the model runs over.
         method: `"minmax"` keeps all that was seen, `"percentile"` 99.99 % of it; `"entropy"` clips where that changes
             the distribution least, `"mse"` where the squared error is least; `"auto"` takes for each activation that
             one of the four from which the nodes that read it suffer least.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: At most so many samples at a time, where the model leaves it open.
-        progress: Listener.
         cache: A folder that keeps ranges for the next call with the same model, samples, settings and library
             versions. What is damaged there is measured again.
 
@@ -83,39 +72,29 @@ def calibrate(
     if method not in known:
         raise UsageError(f"unknown range method {method!r}{nearest(method, known)}; known: {', '.join(known)}")
     if cache is None:
-        return _measure(model, samples, method, name, limit, batch_size, progress)
+        return _measure(model, calibration, method)
     origin = Origin(
         stage="calibrate",
-        settings={"method": method, "samples": min(len(samples), limit or len(samples)), "batch_size": batch_size},
+        settings={"method": method, "samples": calibration.count, "batch_size": calibration.batch_size},
         parents={
             "model": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
-            "samples": samples.fingerprint,
+            "samples": calibration.samples.fingerprint,
         },
         libraries=("numpy", "onnx", "onnxruntime"),
     )
     path = cache / f"{origin.key}.ranges.json"
     if find(path, origin) is not None:
         return {tensor: (low, high) for tensor, (low, high) in json.loads(path.read_bytes()).items()}
-    ranges = _measure(model, samples, method, name, limit, batch_size, progress)
+    ranges = _measure(model, calibration, method)
     store(path, indented_json(ranges), origin)
     return ranges
 
 
-def _measure(
-    model: onnx.ModelProto,
-    samples: Samples,
-    method: RangeMethod,
-    name: str,
-    limit: int | None,
-    batch_size: int,
-    progress: Progress,
-) -> Ranges:
-    seen = minmax_ranges(model, samples, name=name, limit=limit, batch_size=batch_size, progress=progress)
+def _measure(model: onnx.ModelProto, calibration: Calibration, method: RangeMethod) -> Ranges:
+    seen = minmax_ranges(model, calibration)
     if method == "minmax":
         return seen
-    histograms = collect_histograms(
-        model, seen, samples, name=name, limit=limit, batch_size=batch_size, progress=progress
-    )
+    histograms = collect_histograms(model, seen, calibration)
     filled = {tensor: histogram for tensor, histogram in histograms.items() if histogram.low < histogram.high}
     if method != "auto":
         return seen | {tensor: CHOICES[method](histogram) for tensor, histogram in filled.items()}
@@ -123,9 +102,7 @@ def _measure(
         tensor: [seen[tensor], *(choose(histogram) for choose in CHOICES.values())]
         for tensor, histogram in filled.items()
     }
-    return seen | least_harmful(
-        model, candidates, samples, name=name, limit=limit, batch_size=batch_size, progress=progress
-    )
+    return seen | least_harmful(model, candidates, calibration)
 
 
 def activations(model: onnx.ModelProto) -> list[str]:
@@ -143,43 +120,31 @@ def activations(model: onnx.ModelProto) -> list[str]:
     return [name for name in ordered if name in floats - weights - constants]
 
 
-def minmax_ranges(
-    model: onnx.ModelProto,
-    samples: Samples,
-    *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: Progress = SILENT,
-) -> Ranges:
+def minmax_ranges(model: onnx.ModelProto, calibration: Calibration) -> Ranges:
     """Return the smallest and largest value of every float32 activation over the samples.
 
     Args:
         model: With shapes and types inferred.
-        samples: Calibration data.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: Samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the model runs over.
 
     Raises:
         DataError: the samples do not fit the model.
         ModelError: the model fails, or an activation is NaN, infinite or empty.
     """
     names = activations(model)
-    watched = open_model(_with_reductions(model, names).SerializeToString(), name=name)
+    watched = calibration.open(_with_reductions(model, names))
     outputs = [_PREFIX + kind + tensor for tensor in names for kind in _REDUCTIONS]
-    total = min(len(samples), limit or len(samples))
     low = np.full(len(names), np.inf)
     high = np.full(len(names), -np.inf)
-    with progress.task("calibrate", total) as task:
-        for feeds, count in feed(watched, samples, batch_size, limit):
+    with calibration.progress.task("calibrate", calibration.count) as task:
+        for feeds, count in calibration.feed(watched):
             found = np.array([value.item() for value in watched.run(feeds, outputs)])
             if not np.isfinite(found).all():
                 number = int(np.flatnonzero(~np.isfinite(found))[0]) // len(_REDUCTIONS)
                 bad, least, most = names[number], *found[3 * number : 3 * number + 2]
                 what = "is empty (it has no elements)" if least > most else "is NaN or infinite"
-                raise ModelError(f"{name}: the activation {bad!r} {what} for samples of {samples.name}")
+                where = f"samples of {calibration.samples.name}"
+                raise ModelError(f"{calibration.name}: the activation {bad!r} {what} for {where}")
             low, high = np.minimum(low, found[0::3]), np.maximum(high, found[1::3])
             task.advance(count)
     return {tensor: (float(a), float(b)) for tensor, a, b in zip(names, low, high, strict=True)}
@@ -207,12 +172,8 @@ def _with_reductions(model: onnx.ModelProto, names: Sequence[str]) -> onnx.Model
 def least_harmful(
     model: onnx.ModelProto,
     candidates: Mapping[str, Sequence[Range]],
-    samples: Samples,
+    calibration: Calibration,
     *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: Progress = SILENT,
     most_bytes: int = FETCHED_BYTES,
 ) -> Ranges:
     """Return for each tensor that candidate with which the nodes that read it err least; the first of equals.
@@ -228,26 +189,22 @@ def least_harmful(
     Args:
         model: With shapes and types inferred.
         candidates: Ranges to try by tensor, in the order of the graph.
-        samples: Calibration data.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: At most so many samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the model runs over.
         most_bytes: Tensors judged together take at most so much, or there is only one of them.
 
     Raises:
         DataError: the samples do not fit the model.
         ModelError: the model fails.
     """
-    rows, groups = share_out(model, list(candidates), samples, name, batch_size, most_bytes)
+    rows, groups = share_out(model, list(candidates), calibration, most_bytes)
     chosen: Ranges = {}
-    with progress.task("judge ranges", min(len(samples), limit or len(samples)) * len(groups)) as task:
+    with calibration.progress.task("judge ranges", calibration.count * len(groups)) as task:
         for group in groups:
             trials = _Trials(model)
             for tensor in group:
                 trials.add(tensor, candidates[tensor])
-            opened = open_model(trials.model.SerializeToString(), name=name)
-            for feeds, count in feed(opened, samples, rows, limit):
+            opened = calibration.open(trials.model)
+            for feeds, count in calibration.feed(opened, rows):
                 trials.count(opened.run(feeds, trials.outputs))
                 task.advance(count)
             for tensor in group:

@@ -33,17 +33,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgekd.progress import SILENT, Progress
 from edgekd.quantization.layers import Layer, find_layers
 from edgekd.quantization.watching import without_outputs
-from edgekd.runtime import feed, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from edgekd.data.samples import Samples
+    from edgekd.quantization.watching import Calibration
 
 HEADROOM: Final = 0.8
 LARGEST_FACTOR: Final = 1e4  # a channel that hardly lives is not blown up any further
@@ -112,15 +110,7 @@ def _keeps_channels(node: onnx.NodeProto, known: Sequence[onnx.ValueInfoProto]) 
     )
 
 
-def equalise(
-    model: onnx.ModelProto,
-    samples: Samples,
-    *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 1,
-    progress: Progress = SILENT,
-) -> int:
+def equalise(model: onnx.ModelProto, calibration: Calibration) -> int:
     """Scale the channels between layers, in place; return between how many pairs.
 
     Requires: as `find_pairs`.
@@ -128,11 +118,7 @@ def equalise(
 
     Args:
         model: In fp32.
-        samples: Calibration data.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: Samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the model runs over.
 
     Raises:
         DataError: the samples do not fit the model.
@@ -141,7 +127,7 @@ def equalise(
     pairs = find_pairs(model)
     if not pairs:
         return 0
-    largest = _largest_magnitudes(model, pairs, samples, name, limit, batch_size, progress)
+    largest = _largest_magnitudes(model, pairs, calibration)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for pair in pairs:
         for weight, values in _scaled(pair, factors(pair.second, largest[pair.between]), tensors):
@@ -200,11 +186,7 @@ def _inputs(layer: Layer) -> int:
 def _largest_magnitudes(
     model: onnx.ModelProto,
     pairs: Sequence[Pair],
-    samples: Samples,
-    name: str,
-    limit: int | None,
-    batch_size: int,
-    progress: Progress,
+    calibration: Calibration,
 ) -> dict[str, NDArray[np.float64]]:
     """Return the largest magnitude of each channel between the pairs, `(channels,)`, over the samples."""
     watched = without_outputs(model)
@@ -218,10 +200,10 @@ def _largest_magnitudes(
             tensor = output
         watched.graph.output.append(helper.make_empty_tensor_value_info(tensor))
     outputs = [value.name for value in watched.graph.output]
-    opened = open_model(watched.SerializeToString(), name=name)
+    opened = calibration.open(watched)
     largest = {pair.between: np.zeros(pair.first.layout.channels) for pair in pairs}
-    with progress.task("measure channels", min(len(samples), limit or len(samples))) as task:
-        for feeds, count in feed(opened, samples, batch_size, limit):
+    with calibration.progress.task("measure channels", calibration.count) as task:
+        for feeds, count in calibration.feed(opened):
             for tensor, values in zip(names, opened.run(feeds, outputs), strict=True):
                 rows = values.reshape(-1, len(largest[tensor]))
                 np.maximum(largest[tensor], rows.max(axis=0, initial=0), out=largest[tensor])

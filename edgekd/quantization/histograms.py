@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edgekd.progress import SILENT, Progress
 from edgekd.quantization.watching import FETCHED_BYTES, share_out, watch
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from edgekd.data.samples import Samples
+    from edgekd.quantization.watching import Calibration
 
 BINS: Final = 8192  # of one histogram: 32 for each of the 256 steps that 8 bits have
 _AT_ONCE: Final = 1 << 15  # values binned at a time: their intermediates stay in the cache
@@ -87,12 +86,8 @@ class Histogram:
 def collect_histograms(
     model: onnx.ModelProto,
     ranges: Mapping[str, tuple[float, float]],
-    samples: Samples,
+    calibration: Calibration,
     *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: Progress = SILENT,
     most_bytes: int = FETCHED_BYTES,
 ) -> dict[str, Histogram]:
     """Return a histogram of every tensor in `ranges` over the samples.
@@ -103,11 +98,7 @@ def collect_histograms(
     Args:
         model: With shapes and types inferred.
         ranges: Smallest and largest value of each float32 tensor: the edges of its histogram.
-        samples: The data that the ranges are of.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: At most so many samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the ranges are of.
         most_bytes: The bound.
 
     Raises:
@@ -115,10 +106,10 @@ def collect_histograms(
         ModelError: the model fails.
     """
     histograms = {tensor: Histogram.over(*bounds) for tensor, bounds in ranges.items()}
-    rows, groups = share_out(model, list(ranges), samples, name, batch_size, most_bytes)
-    with progress.task("histograms", min(len(samples), limit or len(samples)) * len(groups)) as task:
+    rows, groups = share_out(model, list(ranges), calibration, most_bytes)
+    with calibration.progress.task("histograms", calibration.count * len(groups)) as task:
         for group in groups:
-            for found, count in watch(model, group, samples, name=name, batch_size=rows, limit=limit):
+            for found, count in watch(model, group, calibration, rows):
                 for tensor in group:
                     histograms[tensor].add(found.pop(tensor))
                 task.advance(count)

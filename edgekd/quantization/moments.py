@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekd.progress import SILENT, Progress
 from edgekd.quantization.watching import watch
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from edgekd.data.samples import Samples
     from edgekd.quantization.layers import Layer
+    from edgekd.quantization.watching import Calibration
 
 POSITIONS = 64  # of a sample and layer, evenly spaced: neighbouring pixels say much the same
 
@@ -68,32 +67,23 @@ class Moments:
 def collect_moments(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
-    samples: Samples,
-    *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 1,
-    progress: Progress = SILENT,
+    calibration: Calibration,
 ) -> dict[str, Moments]:
     """Return the moments of every layer's input over the samples, by layer name.
 
     Args:
         model: The fp32 model that the layers are of, shapes and types inferred.
         layers: Which ones.
-        samples: Calibration data.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: Samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the model runs over.
 
     Raises:
         DataError: the samples do not fit the model.
         ModelError: the model fails.
     """
     moments = {layer.name: Moments.empty(layer) for layer in layers}
-    with progress.task("look at layer inputs", min(len(samples), limit or len(samples))) as task:
+    with calibration.progress.task("look at layer inputs", calibration.count) as task:
         inputs = list(dict.fromkeys(layer.input for layer in layers))
-        for found, count in watch(model, inputs, samples, name=name, batch_size=batch_size, limit=limit):
+        for found, count in watch(model, inputs, calibration):
             for layer in layers:
                 moments[layer.name].add(input_rows(layer, found[layer.input]))
             task.advance(count)

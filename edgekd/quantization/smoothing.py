@@ -25,7 +25,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgekd.progress import SILENT, Progress
 from edgekd.quantization.fallback import fp32_values
 from edgekd.quantization.layers import Layer, find_layers
 from edgekd.quantization.moments import input_rows
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekd.data.samples import Samples
+    from edgekd.quantization.watching import Calibration
 
 STRENGTHS: Final = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_GAIN: Final = 2.0  # by which the squared error has to fall
@@ -77,26 +76,14 @@ class Inputs:
         return np.concatenate(self.kept)
 
 
-def smooth(
-    model: onnx.ModelProto,
-    samples: Samples,
-    *,
-    name: str,
-    limit: int | None = None,
-    batch_size: int = 16,
-    progress: Progress = SILENT,
-) -> dict[str, float]:
+def smooth(model: onnx.ModelProto, calibration: Calibration) -> dict[str, float]:
     """Scale the inputs of MatMuls, and their weights inversely, where that makes 8 bits more accurate.
 
     Only activations that are float32 in the INT8 file too are touched; MatMuls that share one share its scales.
 
     Args:
         model: In fp32: constants folded, nodes sorted and named, shapes inferred. It is changed.
-        samples: Calibration data.
-        name: What messages call the model.
-        limit: At most so many samples.
-        batch_size: At most so many samples at a time, where the model leaves it open.
-        progress: Listener.
+        calibration: What the model runs over.
 
     Returns:
         The strength by name of the activation, for those that were smoothed.
@@ -112,9 +99,9 @@ def smooth(
             groups[layer.input].append(layer)
     if not groups:
         return {}
-    seen = _look(model, groups, samples, name, limit, batch_size, progress)
+    seen = _look(model, groups, calibration)
     strengths: dict[str, float] = {}
-    with progress.task("smooth", len(groups)) as task:
+    with calibration.progress.task("smooth", len(groups)) as task:
         for tensor, layers in groups.items():
             strength, scales = choose_scales(seen.pop(tensor), np.concatenate([layer.rows[0] for layer in layers]))
             if strength:
@@ -127,22 +114,18 @@ def smooth(
 def _look(
     model: onnx.ModelProto,
     groups: dict[str, list[Layer]],
-    samples: Samples,
-    name: str,
-    limit: int | None,
-    batch_size: int,
-    progress: Progress,
+    calibration: Calibration,
 ) -> dict[str, Inputs]:
     """Return what the samples show of each activation."""
-    total = min(len(samples), limit or len(samples))
+    total = calibration.count
     positions = max(_POSITIONS, ROWS // total)
     every = -(-total * positions // ROWS)  # of how many samples one has rows kept
     seen = {tensor: Inputs.empty(layers[0].layout.length) for tensor, layers in groups.items()}
-    rows, parts = share_out(model, list(groups), samples, name, batch_size, FETCHED_BYTES)
-    with progress.task("look at inputs", total * len(parts)) as task:
+    rows, parts = share_out(model, list(groups), calibration, FETCHED_BYTES)
+    with calibration.progress.task("look at inputs", total * len(parts)) as task:
         for part in parts:
             done = 0
-            for found, count in watch(model, part, samples, name=name, batch_size=rows, limit=limit):
+            for found, count in watch(model, part, calibration, rows):
                 chosen = np.arange(-done % every, count, every)
                 for tensor in part:
                     values = found.pop(tensor)

@@ -37,6 +37,7 @@ from edgekd.quantization.slow_blocks import return_slow_blocks
 from edgekd.quantization.smoothing import smooth
 from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
+from edgekd.quantization.watching import Calibration
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
 from edgekd.runtime import batch_size_for, feed, open_model
 
@@ -110,50 +111,34 @@ class Quantization(Job):
         super().__init__(model, **common)
         self._method = method or Method()
         self._synthetic = isinstance(calibration, str) and calibration == SYNTHETIC
-        if self._synthetic:
-            self._data = synthetic_samples(self._original, self._contract, samples or COUNT)
-            self._progress.note(f"calibration: {SYNTHETIC_WARNING}")
-        else:
-            self._data = self._open(calibration)
-        self._samples = min(len(self._data), samples or len(self._data))
+        self._data = self._made_up(samples) if self._synthetic else self._open(calibration)
         self._model = make_fusible(self._folded)
         self._require_same_answers()
-        batch_size = batch_size_for(self._data)
-        for wanted, scale in ((self._method.equalisation, equalise), (self._method.smoothing, smooth)):
-            if wanted:
-                scale(
-                    self._model,
-                    self._data,
-                    name=self._name,
-                    limit=samples,
-                    batch_size=batch_size,
-                    progress=self._progress,
-                )
-        self._ranges = calibrate(
-            self._model,
-            self._data,
-            method=self._method.ranges,
+        self._calibration = Calibration(
+            samples=self._data,
             name=self._name,
             limit=samples,
-            batch_size=batch_size,
+            batch_size=batch_size_for(self._data),
             progress=self._progress,
-            cache=None if cache is None else Path(cache),
         )
+        if self._method.equalisation:
+            equalise(self._model, self._calibration)
+        if self._method.smoothing:
+            smooth(self._model, self._calibration)
+        kept = None if cache is None else Path(cache)
+        self._ranges = calibrate(self._model, self._calibration, method=self._method.ranges, cache=kept)
         if self._method.bias_correction:
             add_missing_biases(self._model)
         self._layers = find_layers(self._model)
         self._moments: dict[str, Moments] = {}
         if self._method.needs_moments:
-            self._moments = collect_moments(
-                self._model,
-                self._layers,
-                self._data,
-                name=self._name,
-                limit=samples,
-                batch_size=batch_size,
-                progress=self._progress,
-            )
+            self._moments = collect_moments(self._model, self._layers, self._calibration)
         self._chosen: dict[tuple[str, str, float], tuple[QuantizedWeights, NDArray[np.float32]]] = {}
+
+    def _made_up(self, samples: int | None) -> Samples:
+        made = synthetic_samples(self._original, self._contract, samples or COUNT)
+        self._progress.note(f"calibration: {SYNTHETIC_WARNING}")
+        return made
 
     def make(self, target: Target, path: str | None) -> Quantized:
         """Return the file for a target, unwritten; `path` is what its evaluation calls it.
@@ -194,7 +179,7 @@ class Quantization(Job):
             evaluation=evaluation,
             speed=speed,
             synthetic=self._synthetic,
-            samples=self._samples,
+            samples=self._calibration.count,
             search=search,
             quickened=quickened,
             layer_sqnr_db=self._layer_sqnr_db(target, content),
@@ -229,7 +214,7 @@ class Quantization(Job):
             lambda name: self._content(target, names - {name}, SILENT),
             self._original,
             self._data,
-            limit=self._samples,
+            limit=self._calibration.count,
             progress=self._progress,
         )
         return keep_fewest(full, sensitivities, attempt, max_drop, progress=self._progress)

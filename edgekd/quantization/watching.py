@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 from onnx import helper
 
+from edgekd.progress import SILENT, Progress
 from edgekd.runtime import feed, fixed_batch, open_model
 
 if TYPE_CHECKING:
@@ -16,19 +18,54 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekd.data.samples import Samples
+    from edgekd.runtime import Model
 
 FETCHED_BYTES: Final = 64 << 20  # of activations that one run of a model may leave in memory
 _SIZE = "edgekd.size."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The data that a model is run over while it is looked at.
+
+    Attributes:
+        samples: The data.
+        name: What messages call the model.
+        limit: At most so many samples.
+        batch_size: At most so many samples at a time, where the model leaves it open.
+        progress: Listener.
+    """
+
+    samples: Samples
+    name: str
+    limit: int | None = None
+    batch_size: int = 16
+    progress: Progress = SILENT
+
+    @property
+    def count(self) -> int:
+        """How many samples are run."""
+        return min(len(self.samples), self.limit or len(self.samples))
+
+    def open(self, model: onnx.ModelProto) -> Model:
+        """Return a form of the model, ready to run.
+
+        Raises:
+            ModelError: it does not load.
+        """
+        return open_model(model.SerializeToString(), name=self.name)
+
+    def feed(self, model: Model, batch_size: int | None = None) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+        """Yield batches of the samples as `edgekd.runtime.feed` does, of `batch_size` instead of its own if given.
+
+        Raises:
+            DataError: the samples do not fit the model.
+        """
+        return feed(model, self.samples, batch_size or self.batch_size, self.limit)
+
+
 def watch(
-    model: onnx.ModelProto,
-    tensors: Sequence[str],
-    samples: Samples,
-    *,
-    name: str,
-    batch_size: int,
-    limit: int | None = None,
+    model: onnx.ModelProto, tensors: Sequence[str], calibration: Calibration, batch_size: int | None = None
 ) -> Iterator[tuple[dict[str, NDArray[np.float32]], int]]:
     """Yield the values of tensors for each batch, by name, and how many samples are in it.
 
@@ -37,20 +74,18 @@ def watch(
     Args:
         model: With shapes and types inferred.
         tensors: Names of float32 tensors, inputs among them or not.
-        samples: The data.
-        name: What messages call the model.
-        batch_size: Samples at a time, where the model leaves it open.
-        limit: At most so many samples.
+        calibration: What the model runs over.
+        batch_size: Samples at a time, instead of the calibration's.
 
     Raises:
         DataError: the samples do not fit the model.
         ModelError: the model fails.
     """
-    watched = open_model(with_outputs(model, tensors).SerializeToString(), name=name)
+    watched = calibration.open(with_outputs(model, tensors))
     inputs = {spec.name for spec in watched.inputs}
     made = [tensor for tensor in tensors if tensor not in inputs]
     fixed = fixed_batch(watched)
-    for feeds, count in feed(watched, samples, batch_size, limit):
+    for feeds, count in calibration.feed(watched, batch_size):
         found = dict(zip(made, watched.run(feeds, made), strict=True)) | feeds
         for tensor in tensors:
             found[tensor] = _without_padding(found[tensor], count, fixed)
@@ -80,16 +115,14 @@ def without_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def share_out(
-    model: onnx.ModelProto, tensors: Sequence[str], samples: Samples, name: str, batch_size: int, most_bytes: int
+    model: onnx.ModelProto, tensors: Sequence[str], calibration: Calibration, most_bytes: int
 ) -> tuple[int, list[list[str]]]:
     """Return how many samples to take at a time, and which tensors together, so that they fit in `most_bytes`.
 
     Args:
         model: With shapes and types inferred.
         tensors: Names of float32 tensors, in the order of the graph.
-        samples: Whose first one is run, to learn how large the tensors are.
-        name: What messages call the model.
-        batch_size: At most so many samples at a time, where the model leaves it open.
+        calibration: Whose first sample is run, to learn how large the tensors are.
         most_bytes: The bound. A larger tensor is alone in its group.
 
     Returns:
@@ -101,10 +134,10 @@ def share_out(
     for tensor, output in zip(tensors, outputs, strict=True):
         measured.graph.node.append(helper.make_node("Size", [tensor], [output]))
         measured.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.INT64, []))
-    opened = open_model(measured.SerializeToString(), name=name)
-    feeds, _ = next(feed(opened, samples, 1, 1))
+    opened = calibration.open(measured)
+    feeds, _ = next(feed(opened, calibration.samples, 1, 1))
     sizes = [4 * int(size.item()) for size in opened.run(feeds, outputs)]
-    rows = fixed_batch(opened) or max(1, min(batch_size, most_bytes // max(sum(sizes), 1)))
+    rows = fixed_batch(opened) or max(1, min(calibration.batch_size, most_bytes // max(sum(sizes), 1)))
     factor = 1 if fixed_batch(opened) else rows
     return rows, list(_grouped(tensors, [factor * size for size in sizes], most_bytes))
 

@@ -21,6 +21,7 @@ from edgekd.quantization.audit import Audit, audit
 from edgekd.quantization.calibration import minmax_ranges
 from edgekd.quantization.qdq import fp32_layers, to_qdq
 from edgekd.targets import TARGETS
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -347,7 +348,7 @@ def test_a_layer_between_integers_stays_in_fp32_by_its_guard(guarded: bool) -> N
     """Without the one-input Sum, onnxruntime quantizes a Conv with fp32 weights as it opens the file."""
     model = build([conv("input", "a"), relu("a", "r"), conv("r", "b"), relu("b", "s"), conv("s", "c"), *head("c")])
     prepared = make_fusible(fold(model, "m"))
-    ranges = minmax_ranges(prepared, ArraySamples({"input": IMAGES}), name="m")
+    ranges = minmax_ranges(prepared, over(ArraySamples({"input": IMAGES})))
     mixed = to_qdq(prepared, ranges, TARGETS["x86-avx2"], {"conv_b"})
     assert fp32_layers(mixed) == ("conv_b",)
     onnx.checker.check_model(mixed, full_check=True)

@@ -13,6 +13,7 @@ from edgekd.errors import DataError, ModelError, OutputError, UsageError
 from edgekd.graph.folding import fold
 from edgekd.progress import SILENT
 from edgekd.quantization.calibration import RangeMethod, activations, calibrate, least_harmful, minmax_ranges
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def test_every_float_activation_is_watched(model: onnx.ModelProto) -> None:
 def test_ranges_are_those_of_all_samples(model: onnx.ModelProto, images: np.ndarray) -> None:
     from edgekd.runtime import open_model
 
-    ranges = minmax_ranges(model, ArraySamples({"input": images}), name="net")
+    ranges = minmax_ranges(model, over(ArraySamples({"input": images})))
     logits = open_model(model.SerializeToString()).run({"input": images}, ["logits"])[0]
     assert ranges["input"] == (images.min(), images.max())
     assert ranges["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-5)
@@ -49,8 +50,8 @@ def test_ranges_are_those_of_all_samples(model: onnx.ModelProto, images: np.ndar
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64, 100])
 def test_ranges_do_not_depend_on_the_batch_size(model: onnx.ModelProto, images: np.ndarray, batch_size: int) -> None:
     samples = ArraySamples({"input": images})
-    expected = minmax_ranges(model, samples, name="net")
-    found = minmax_ranges(model, samples, name="net", batch_size=batch_size)
+    expected = minmax_ranges(model, over(samples))
+    found = minmax_ranges(model, over(samples, batch_size=batch_size))
     assert found.keys() == expected.keys()
     assert found["input"] == expected["input"]
     for name, values in found.items():
@@ -59,26 +60,26 @@ def test_ranges_do_not_depend_on_the_batch_size(model: onnx.ModelProto, images: 
 
 def test_a_limit_is_kept(model: onnx.ModelProto, images: np.ndarray) -> None:
     images[10:] *= 100
-    limited = minmax_ranges(model, ArraySamples({"input": images}), name="net", limit=10)
+    limited = minmax_ranges(model, over(ArraySamples({"input": images}), limit=10))
     assert limited["input"] == (images[:10].min(), images[:10].max())
 
 
 def test_a_fixed_batch_is_served_whole(make_conv_net: Callable[..., onnx.ModelProto], images: np.ndarray) -> None:
     fixed = fold(make_conv_net(batch=5).SerializeToString(), "net")
-    ranges = minmax_ranges(fixed, ArraySamples({"input": images}), name="net")
+    ranges = minmax_ranges(fixed, over(ArraySamples({"input": images})))
     assert ranges["input"] == (images.min(), images.max())
 
 
 def test_an_activation_that_overflows_is_named(model: onnx.ModelProto, images: np.ndarray) -> None:
     with pytest.raises(ModelError, match=r"the activation '\w+' is NaN or infinite"):
-        minmax_ranges(model, ArraySamples({"input": images * np.float32(4e37)}), name="net")
+        minmax_ranges(model, over(ArraySamples({"input": images * np.float32(4e37)})))
 
 
 def test_samples_that_do_not_fit_are_refused(model: onnx.ModelProto, images: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"takes 'input' of shape .*8, 8"):
-        minmax_ranges(model, ArraySamples({"input": images[:, :, :4]}), name="net")
+        minmax_ranges(model, over(ArraySamples({"input": images[:, :, :4]})))
     with pytest.raises(DataError, match="takes an input 'input'"):
-        minmax_ranges(model, ArraySamples({"inptu": images}), name="net")
+        minmax_ranges(model, over(ArraySamples({"inptu": images})))
 
 
 def parsed(text: str, **weights: object) -> onnx.ModelProto:
@@ -96,7 +97,7 @@ def test_a_single_nan_is_named_wherever_it_is(method: RangeMethod, place: int) -
     values = np.ones((4, 12), np.float32)
     values[2, place] = -1
     with pytest.raises(ModelError, match="the activation 'root' is NaN or infinite"):
-        calibrate(model, ArraySamples({"input": values}), method=method, name="net")
+        calibrate(model, over(ArraySamples({"input": values})), method=method)
 
 
 @every_method
@@ -104,10 +105,10 @@ def test_no_method_depends_on_the_batch_size_or_widens_a_range(
     model: onnx.ModelProto, images: np.ndarray, method: RangeMethod
 ) -> None:
     samples = ArraySamples({"input": images})
-    seen = minmax_ranges(model, samples, name="net")
-    expected = calibrate(model, samples, method=method, name="net")
+    seen = minmax_ranges(model, over(samples))
+    expected = calibrate(model, over(samples), method=method)
     for batch_size in (1, 7):
-        found = calibrate(model, samples, method=method, name="net", batch_size=batch_size)
+        found = calibrate(model, over(samples, batch_size=batch_size), method=method)
         assert list(found) == list(seen) == list(expected)
         assert found["input"] == expected["input"]
         for tensor, bounds in found.items():
@@ -119,8 +120,8 @@ def test_no_method_depends_on_the_batch_size_or_widens_a_range(
 
 @every_method
 def test_every_method_keeps_a_limit(model: onnx.ModelProto, images: np.ndarray, method: RangeMethod) -> None:
-    limited = calibrate(model, ArraySamples({"input": images}), method=method, name="net", limit=10)
-    first = calibrate(model, ArraySamples({"input": images[:10]}), method=method, name="net")
+    limited = calibrate(model, over(ArraySamples({"input": images}), limit=10), method=method)
+    first = calibrate(model, over(ArraySamples({"input": images[:10]})), method=method)
     assert limited == first
 
 
@@ -130,8 +131,8 @@ def test_every_method_takes_a_fixed_batch(
 ) -> None:
     fixed, free = (fold(make_conv_net(batch=batch).SerializeToString(), "net") for batch in (4, "batch"))
     samples = ArraySamples({"input": images})
-    found = calibrate(fixed, samples, method=method, name="net")
-    for tensor, bounds in calibrate(free, samples, method=method, name="net").items():
+    found = calibrate(fixed, over(samples), method=method)
+    for tensor, bounds in calibrate(free, over(samples), method=method).items():
         assert found[tensor] == pytest.approx(bounds, rel=1e-5, abs=1e-6)
 
 
@@ -144,8 +145,8 @@ def test_constants_nothing_and_extremes(method: RangeMethod) -> None:
     model = parsed(text, seven=7, huge=1e37, tiny=1e-37, none_=0, six=6)
     rng = np.random.default_rng(0)
     samples = ArraySamples({name: rng.normal(size=(50, 4)).astype(np.float32) for name in ("b", "a")})
-    ranges = calibrate(model, samples, method=method, name="net", batch_size=8)
-    seen = minmax_ranges(model, samples, name="net")
+    ranges = calibrate(model, over(samples, batch_size=8), method=method)
+    seen = minmax_ranges(model, over(samples))
     assert ranges["none"] == (0, 0)
     assert min(ranges["negative"][0], -6.9) == ranges["negative"][0] >= -7
     assert ranges["negative"][1] <= 0
@@ -168,7 +169,7 @@ def rare_outliers(weight: float) -> tuple[onnx.ModelProto, ArraySamples]:
 @pytest.mark.parametrize(("weight", "kept"), [(0, False), (20, True)])
 def test_an_outlier_is_worth_what_its_readers_make_of_it(weight: float, kept: bool) -> None:
     model, samples = rare_outliers(weight)
-    high = calibrate(model, samples, method="auto", name="net")["x"][1]
+    high = calibrate(model, over(samples), method="auto")["x"][1]
     assert (high > 55) == kept
 
 
@@ -184,7 +185,7 @@ def test_the_measured_error_is_that_of_the_readers_outputs() -> None:
         return float(np.sum((quantized @ weights - values @ weights) ** 2, dtype=np.float64))
 
     for tried in (candidates, candidates[::-1], candidates[1:], candidates[2:]):
-        chosen = least_harmful(model, {"x": tried}, samples, name="net", batch_size=100)["x"]
+        chosen = least_harmful(model, {"x": tried}, over(samples, batch_size=100))["x"]
         assert chosen == min(tried, key=lambda bounds: error(*bounds))
 
 
@@ -195,22 +196,22 @@ def test_what_cannot_be_told_apart_keeps_its_first_range() -> None:
     model = parsed(text, huge=1e30, huge2=1e5, zero=0)
     samples = ArraySamples({"x": np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)})
     tried = {"large": [(-1e31, 1e31), (-1.0, 1.0)], "y": [(0.0, 1.0), (0.0, 2.0)]}
-    chosen = least_harmful(model, tried, samples, name="net")
+    chosen = least_harmful(model, tried, over(samples))
     assert chosen == {"large": (-1e31, 1e31), "y": (0.0, 1.0)}
 
 
 def test_many_small_groups_are_judged_as_one(model: onnx.ModelProto, images: np.ndarray) -> None:
     samples = ArraySamples({"input": images})
     candidates = {
-        t: [(low, high), (low / 2, high / 2)] for t, (low, high) in minmax_ranges(model, samples, name="n").items()
+        t: [(low, high), (low / 2, high / 2)] for t, (low, high) in minmax_ranges(model, over(samples)).items()
     }
-    expected = least_harmful(model, candidates, samples, name="net")
-    assert least_harmful(model, candidates, samples, name="net", most_bytes=1) == expected
+    expected = least_harmful(model, candidates, over(samples))
+    assert least_harmful(model, candidates, over(samples), most_bytes=1) == expected
 
 
 def test_an_unknown_method_is_refused(model: onnx.ModelProto, images: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"unknown range method 'percentil'.*meant 'percentile'"):
-        calibrate(model, ArraySamples({"input": images}), method="percentil", name="net")  # type: ignore[arg-type]
+        calibrate(model, over(ArraySamples({"input": images})), method="percentil")  # type: ignore[arg-type]
 
 
 class Listener:
@@ -240,8 +241,8 @@ def test_ranges_are_kept_for_the_same_question_and_for_no_other(
     ) -> int:
         listener = Listener()
         cache = tmp_path / "not" / "yet"
-        found = calibrate(model, samples, method=method, name="net", progress=listener, cache=cache, **options)
-        assert found == calibrate(model, samples, method=method, name="net", **options)
+        found = calibrate(model, over(samples, progress=listener, **options), method=method, cache=cache)
+        assert found == calibrate(model, over(samples, **options), method=method)
         return listener.passes
 
     assert passes(model, samples) == 2
@@ -260,10 +261,10 @@ def test_another_library_version_measures_again(
     model: onnx.ModelProto, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = ArraySamples({"input": images})
-    calibrate(model, samples, name="net", cache=tmp_path)
+    calibrate(model, over(samples), cache=tmp_path)
     monkeypatch.setattr("edgekd.artifact.version", lambda name: "0.0")
     listener = Listener()
-    calibrate(model, samples, name="net", cache=tmp_path, progress=listener)
+    calibrate(model, over(samples, progress=listener), cache=tmp_path)
     assert listener.passes == 1
 
 
@@ -273,19 +274,19 @@ def test_damaged_ranges_are_measured_again(
     model: onnx.ModelProto, images: np.ndarray, tmp_path: Path, damage: bytes | None, suffix: str
 ) -> None:
     samples = ArraySamples({"input": images})
-    expected = calibrate(model, samples, name="net", cache=tmp_path)
+    expected = calibrate(model, over(samples), cache=tmp_path)
     (path,) = (path for path in tmp_path.iterdir() if path.name.endswith(suffix))
     path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
     for passes in (1, 0):
         listener = Listener()
-        assert calibrate(model, samples, name="net", cache=tmp_path, progress=listener) == expected
+        assert calibrate(model, over(samples, progress=listener), cache=tmp_path) == expected
         assert listener.passes == passes
 
 
 def test_a_cache_that_cannot_be_written_says_so(model: onnx.ModelProto, images: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot write here"):
-        calibrate(model, ArraySamples({"input": images}), name="net", cache=tmp_path / "file")
+        calibrate(model, over(ArraySamples({"input": images})), cache=tmp_path / "file")
 
 
 def test_an_empty_activation_is_called_empty() -> None:
@@ -297,4 +298,4 @@ def test_an_empty_activation_is_called_empty() -> None:
     model = onnx.shape_inference.infer_shapes(model)
     samples = ArraySamples({"x": np.ones((4, 3), np.float32)})
     with pytest.raises(ModelError, match=r"the activation 'e' is empty \(it has no elements\)"):
-        minmax_ranges(model, samples, name="net")
+        minmax_ranges(model, over(samples))

@@ -15,6 +15,7 @@ from edgekd.quantization.equalisation import HEADROOM, equalise, factors, find_p
 from edgekd.quantization.layers import find_layers
 from edgekd.quantization.static import Method
 from edgekd.runtime import open_model
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ def test_the_function_stays_the_same_for_every_kind_of_pair(opset: int) -> None:
     ]
     before = run(model)
     weights = {tensor.name: tensor.raw_data for tensor in model.graph.initializer}
-    assert equalise(model, ArraySamples({"input": IMAGES[:10]}), name="m", batch_size=3) == 5
+    assert equalise(model, over(ArraySamples({"input": IMAGES[:10]}), batch_size=3)) == 5
     changed = {tensor.name for tensor in model.graph.initializer if tensor.raw_data != weights[tensor.name]}
     assert changed == set(weights)
     np.testing.assert_allclose(run(model), before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
@@ -150,7 +151,7 @@ UNTOUCHED = {
 def test_other_layers_are_left_alone(name: str) -> None:
     model = build(UNTOUCHED[name])
     before = model.SerializeToString()
-    assert equalise(model, ArraySamples({"input": IMAGES}), name="m") == 0
+    assert equalise(model, over(ArraySamples({"input": IMAGES}))) == 0
     assert model.SerializeToString() == before
 
 

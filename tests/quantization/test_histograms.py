@@ -17,6 +17,7 @@ from edgekd.quantization.calibration import minmax_ranges
 from edgekd.quantization.histograms import BINS, Histogram, collect_histograms
 from edgekd.quantization.watching import share_out, with_outputs
 from edgekd.runtime import open_model
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,12 +91,12 @@ def test_nothing_but_zero() -> None:
 
 def test_a_model_fills_the_same_histograms_in_any_batches(model: onnx.ModelProto, images: np.ndarray) -> None:
     samples = ArraySamples({"input": images})
-    ranges = minmax_ranges(model, samples, name="net")
-    expected = collect_histograms(model, ranges, samples, name="net")
+    ranges = minmax_ranges(model, over(samples))
+    expected = collect_histograms(model, ranges, over(samples))
     outputs = open_model(with_outputs(model, list(ranges)).SerializeToString())
     named = dict(zip([o.name for o in outputs.outputs], outputs.run({"input": images}), strict=True))
     for batch_size in (1, 3, 7, 64, 100):
-        found = collect_histograms(model, ranges, samples, name="net", batch_size=batch_size)
+        found = collect_histograms(model, ranges, over(samples, batch_size=batch_size))
         assert found.keys() == ranges.keys()
         assert same(found["input"], expected["input"])
         for tensor, histogram in found.items():
@@ -107,9 +108,9 @@ def test_a_model_fills_the_same_histograms_in_any_batches(model: onnx.ModelProto
 @pytest.mark.parametrize("most_bytes", [1, 5_000, 1 << 20])
 def test_a_bound_on_memory_changes_no_count(model: onnx.ModelProto, images: np.ndarray, most_bytes: int) -> None:
     samples = ArraySamples({"input": images[:10]})
-    ranges = minmax_ranges(model, samples, name="net", batch_size=1)
-    expected = collect_histograms(model, ranges, samples, name="net", batch_size=1)
-    found = collect_histograms(model, ranges, samples, name="net", batch_size=1, most_bytes=most_bytes)
+    ranges = minmax_ranges(model, over(samples, batch_size=1))
+    expected = collect_histograms(model, ranges, over(samples, batch_size=1))
+    found = collect_histograms(model, ranges, over(samples, batch_size=1), most_bytes=most_bytes)
     assert all(same(found[tensor], histogram) for tensor, histogram in expected.items())
 
 
@@ -120,11 +121,11 @@ def test_tensors_share_the_memory_that_is_allowed(
     tensors = ["input", "c1", "r1", "c2", "logits"]
     sizes = {"input": 768, "c1": 2048, "r1": 2048, "c2": 2048, "logits": 16}  # bytes for one sample
     free, fixed = (fold(make_conv_net(batch=b).SerializeToString(), "net") for b in ("batch", 4))
-    assert share_out(free, tensors, samples, "net", 16, 10**9) == (16, [tensors])
-    assert share_out(free, tensors, samples, "net", 16, 5 * sum(sizes.values())) == (5, [tensors])
-    assert share_out(free, tensors, samples, "net", 16, 4096) == (1, [["input", "c1"], ["r1", "c2"], ["logits"]])
-    assert share_out(free, tensors, samples, "net", 16, 1) == (1, [[tensor] for tensor in tensors])
-    assert share_out(fixed, tensors, samples, "net", 16, 4 * 4096) == (
+    assert share_out(free, tensors, over(samples), 10**9) == (16, [tensors])
+    assert share_out(free, tensors, over(samples), 5 * sum(sizes.values())) == (5, [tensors])
+    assert share_out(free, tensors, over(samples), 4096) == (1, [["input", "c1"], ["r1", "c2"], ["logits"]])
+    assert share_out(free, tensors, over(samples), 1) == (1, [[tensor] for tensor in tensors])
+    assert share_out(fixed, tensors, over(samples), 4 * 4096) == (
         4,
         [["input", "c1"], ["r1", "c2"], ["logits"]],
     )
@@ -135,8 +136,8 @@ def test_the_padding_of_a_fixed_batch_is_not_counted(
 ) -> None:
     samples = ArraySamples({"input": images})
     fixed = fold(make_conv_net(batch=5).SerializeToString(), "net")
-    ranges = minmax_ranges(fixed, samples, name="net")
-    found = collect_histograms(fixed, ranges, samples, name="net")
+    ranges = minmax_ranges(fixed, over(samples))
+    found = collect_histograms(fixed, ranges, over(samples))
     assert same(found["input"], filled(images))
     assert found["logits"].total == 64 * 4
 
@@ -151,8 +152,8 @@ def test_several_inputs_of_free_size(images: np.ndarray) -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
     samples = ArraySamples({"b": images[::-1, :, :5], "a": images[:, :, :5]})
     inferred = onnx.shape_inference.infer_shapes(model)
-    ranges = minmax_ranges(inferred, samples, name="net")
-    found = collect_histograms(inferred, ranges, samples, name="net", batch_size=9)
+    ranges = minmax_ranges(inferred, over(samples))
+    found = collect_histograms(inferred, ranges, over(samples, batch_size=9))
     difference = images[:, :, :5] - images[::-1, :, :5]
     for tensor, values in {"a": images[:, :, :5], "d": difference, "y": difference.max(axis=1)}.items():
         assert same(found[tensor], filled(np.ascontiguousarray(values)))

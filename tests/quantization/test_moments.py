@@ -13,6 +13,7 @@ from edgekd.quantization.layers import add_missing_biases, find_layers
 from edgekd.quantization.moments import Moments, collect_moments, input_rows
 from edgekd.quantization.weights import quantize_weights
 from edgekd.runtime import open_model
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +87,8 @@ def test_moments_do_not_depend_on_the_batch_size(
     layers = find_layers(model)
     assert [layer.name for layer in layers] == ["conv1", "conv2", "fc"]
     samples = ArraySamples({"input": images})
-    expected = collect_moments(model, layers, samples, name="net", batch_size=7)
-    for name, found in collect_moments(model, layers, samples, name="net", batch_size=batch_size).items():
+    expected = collect_moments(model, layers, over(samples, batch_size=7))
+    for name, found in collect_moments(model, layers, over(samples, batch_size=batch_size)).items():
         assert found.count == expected[name].count
         np.testing.assert_allclose(found.square, expected[name].square, rtol=1e-5)
         np.testing.assert_array_equal(found.power[0], np.diagonal(found.square[0]) / found.count)
@@ -105,7 +106,7 @@ def test_rows_of_a_product_whose_input_joins_samples_and_positions_are_all_seen(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     inputs = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
     layers = find_layers(model)
-    (found,) = collect_moments(model, layers, ArraySamples({"input": inputs}), name="net", batch_size=2).values()
+    (found,) = collect_moments(model, layers, over(ArraySamples({"input": inputs}), batch_size=2)).values()
     rows = inputs.reshape(-1, 3).astype(np.float64)
     assert found.count == 35
     np.testing.assert_allclose(found.square[0], rows.T @ rows, rtol=1e-5)

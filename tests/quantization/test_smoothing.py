@@ -15,6 +15,7 @@ from edgekd.quantization.smoothing import STRENGTHS, Inputs, apply_scales, choos
 from edgekd.quantization.smoothing import smoothing_scales as scales_of
 from edgekd.quantization.static import Method
 from edgekd.runtime import open_model
+from tests.quantization.calibrations import over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ def test_smoothing_changes_nothing_in_fp32(nodes: tuple[str, ...], muls: int, da
     """It is folded where only MatMuls read the value, and one Mul serves all of them where others do too."""
     model = block(*nodes)
     before = outputs(model, data)
-    strengths = smooth(model, ArraySamples(data), name="block", batch_size=7)
+    strengths = smooth(model, over(ArraySamples(data), batch_size=7))
     assert strengths["h"] in STRENGTHS
     assert operators(model).count("Mul") == muls
     assert len({node.input[0] for node in model.graph.node if node.input[1:] in (["q"], ["k"])}) == 1
@@ -91,7 +92,7 @@ def test_what_is_even_is_left_alone(data: dict[str, np.ndarray]) -> None:
     gain = next(tensor for tensor in model.graph.initializer if tensor.name == "gain")
     gain.CopyFrom(numpy_helper.from_array(np.ones(CHANNELS, np.float32), "gain"))
     content = model.SerializeToString()
-    assert smooth(model, ArraySamples(data), name="block") == {}
+    assert smooth(model, over(ArraySamples(data))) == {}
     assert model.SerializeToString() == content
 
 
@@ -138,7 +139,7 @@ def test_the_error_is_that_of_quantizing_value_by_value() -> None:
 def test_how_samples_are_batched_does_not_matter(data: dict[str, np.ndarray]) -> None:
     models = [block(*RESIDUAL) for _ in range(2)]
     for model, size in zip(models, (1, 16), strict=True):
-        smooth(model, ArraySamples(data), name="block", batch_size=size)
+        smooth(model, over(ArraySamples(data), batch_size=size))
     one, other = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in models
     )
