@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgekd.benchmarking.blocks import Block, Tried
     from edgekd.benchmarking.plan import Entry, Plan
     from edgekd.benchmarking.session_file import Setting
+    from edgekd.devices import DeviceProfile
     from edgekd.drivers import Driver
     from edgekd.progress import Progress
 
@@ -112,22 +113,36 @@ def bench(
         tried = rehearse(driver, plan)
         if driver.emulated:
             return _emulated(driver, plan, tried, device)
-        repetitions, retaken = measure(driver, plan, tried, progress)
-        sensor, energies = measure_energy(driver, plan, tried, progress)
-        profiles = _profile(driver, plan, tried, progress) if profile else None
-    spans = [repetition.span for repetition in repetitions]
-    blocks = by_entry(repetitions)
-    conditions = judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"], power_sensor=sensor)
-    target = measured_target(device_profile, spans)
-    measured = summarise(plan, blocks, profiles)
-    results = tuple(replace(model, energy=energy) for model, energy in zip(measured, energies, strict=True))
-    return BenchResult(device=Device(name=device, target=target), conditions=conditions, models=results)
+        return _measured(driver, plan, tried, device_profile, profiles=profile, progress=progress)
 
 
 def _with_setting(plan: Plan, setting: Setting) -> Plan:
     """Return the plan with every model once, in a session of this setting."""
     changed = (replace(entry, threads=setting.threads, session=setting.session) for entry in plan.entries)
     return replace(plan, entries=tuple(dict.fromkeys(changed)))
+
+
+def _measured(
+    driver: Driver,
+    plan: Plan,
+    tried: Mapping[str, Tried],
+    device: DeviceProfile,
+    *,
+    profiles: bool,
+    progress: Progress,
+) -> BenchResult:
+    """Return what a real device is good for: time, memory and energy."""
+    repetitions, retaken = measure(driver, plan, tried, progress)
+    sensor, energies = measure_energy(driver, plan, tried, progress)
+    profiled = _profile(driver, plan, tried, progress) if profiles else None
+    spans = [repetition.span for repetition in repetitions]
+    blocks = by_entry(repetitions)
+    measured = summarise(plan, blocks, profiled)
+    return BenchResult(
+        device=Device(name=device.name, target=measured_target(device, spans)),
+        conditions=judge(spans, retaken=retaken, onnxruntime=blocks[0][0]["onnxruntime"], power_sensor=sensor),
+        models=tuple(replace(model, energy=energy) for model, energy in zip(measured, energies, strict=True)),
+    )
 
 
 def _profile(driver: Driver, plan: Plan, tried: Mapping[str, Tried], progress: Progress) -> list[Block]:

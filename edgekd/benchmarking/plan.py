@@ -112,23 +112,12 @@ def make_plan(
         bool(threads) and all(1 <= count <= MOST_THREADS for count in threads),
         f"threads: expected numbers from 1 to {MOST_THREADS}, got {', '.join(map(str, threads)) or 'none'}",
     )
-    _check(duration_s is None or runs is None, "give either a duration or a number of runs, not both")
-    _check(duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}")
-    _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")
-    _check(repeats >= 2 and repeats % 2 == 0, f"repeats: expected an even number from 2 on, got {repeats}")
-    _check(rate_per_s is None or 0 < rate_per_s < math.inf, f"rate: expected inputs a second, got {rate_per_s}")
+    block_s, block_runs = _blocks(duration_s=duration_s, runs=runs, repeats=repeats, rate_per_s=rate_per_s)
     for name, size in dims.items():
         _check(size >= 1, f"size of the axis {name!r}: expected 1 or more, got {size}")
     if data is not None and not Path(data).is_file():
         raise DataError(f"{data}: no such file; expected an .npz")
     files = [(str(path), sha256_file(Path(path), ModelError)) for path in paths]
-    if runs is not None and runs < repeats:
-        repeats = max(1, runs // 2 * 2)
-    if rate_per_s is None:
-        total, block_s = runs or runs_needed(0.5), 0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats
-    else:
-        asked = math.ceil((duration_s or DEFAULT_DURATION_S) * rate_per_s)
-        total, block_s = runs or max(asked, FEWEST_FRAMES), 0.0
     spinning = (True,) if rate_per_s is None else (True, False)
     return Plan(
         entries=tuple(
@@ -137,13 +126,32 @@ def make_plan(
             for path, sha256 in files
             for spins in spinning
         ),
-        repeats=repeats,
+        repeats=len(block_runs),
         duration_s=block_s,
-        runs=tuple(total // repeats + (block < total % repeats) for block in range(repeats)),
+        runs=block_runs,
         data=None if data is None else Path(data),
         dims=dict(dims),
         rate_per_s=rate_per_s,
     )
+
+
+def _blocks(
+    *, duration_s: float | None, runs: int | None, repeats: int, rate_per_s: float | None
+) -> tuple[float, tuple[int, ...]]:
+    """Return the least seconds of every block of a model, and the least runs of each."""
+    _check(duration_s is None or runs is None, "give either a duration or a number of runs, not both")
+    _check(duration_s is None or 0 < duration_s < math.inf, f"duration: expected seconds above 0, got {duration_s}")
+    _check(runs is None or runs >= 1, f"runs: expected 1 or more, got {runs}")
+    _check(repeats >= 2 and repeats % 2 == 0, f"repeats: expected an even number from 2 on, got {repeats}")
+    _check(rate_per_s is None or 0 < rate_per_s < math.inf, f"rate: expected inputs a second, got {rate_per_s}")
+    if runs is not None and runs < repeats:
+        repeats = max(1, runs // 2 * 2)
+    if rate_per_s is None:
+        total, block_s = runs or runs_needed(0.5), 0.0 if runs else (duration_s or DEFAULT_DURATION_S) / repeats
+    else:
+        asked = math.ceil((duration_s or DEFAULT_DURATION_S) * rate_per_s)
+        total, block_s = runs or max(asked, FEWEST_FRAMES), 0.0
+    return block_s, tuple(total // repeats + (block < total % repeats) for block in range(repeats))
 
 
 def _check(holds: bool, otherwise: str) -> None:

@@ -62,21 +62,7 @@ def add_tokenizer(path: Path, model: Model, contents: Contents) -> tuple[Text, l
         ModelError: the model has no input for token numbers.
         MissingExtraError: the package tokenizers is not installed.
     """
-    tokenizers = require_extra("text", "tokenizers")
-    with reading(path, DataError, "tokenizer"):
-        content = path.read_bytes()
-    try:
-        described = json.loads(content)
-        tokenizer = tokenizers.Tokenizer.from_str(content.decode())
-        tokenizer.encode_special_tokens = True  # what a text says is text, also "[SEP]"
-    except Exception as error:  # the package raises plain Exception
-        raise DataError(f"{path}: not a tokenizer.json: {error}") from error
-    kinds = [(described.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")]
-    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
-        raise UsageError(
-            f"{path}: a tokenizer of {', '.join(map(str, kinds))}; only WordPiece with BERT's normalizer and "
-            "pre-tokenizer can be bundled. Leave it out, and have the app make the token numbers"
-        )
+    described, tokenizer = _open(path)
     piece = described["model"]
     longest = (described.get("truncation") or {}).get("max_length", _LONGEST)
     tokenizer.no_padding()
@@ -85,9 +71,7 @@ def add_tokenizer(path: Path, model: Model, contents: Contents) -> tuple[Text, l
     if len(empty) != 2:
         raise UsageError(f"{path}: expected one token before a text and one behind it, found {len(empty)} in all")
     roles = _roles(model)
-    words = sorted(piece["vocab"], key=piece["vocab"].__getitem__)
-    if [piece["vocab"][word] for word in words] != list(range(len(words))) or any("\n" in word for word in words):
-        raise UsageError(f"{path}: the numbers of its tokens have gaps; it cannot be bundled")
+    words = _words(piece["vocab"], path)
     actions = list(character_actions(tokenizer))
     text = Text(
         vocabulary=contents.add("tokenizer/vocabulary.txt", "".join(f"{word}\n" for word in words).encode()),
@@ -108,6 +92,34 @@ def add_tokenizer(path: Path, model: Model, contents: Contents) -> tuple[Text, l
             raise UsageError(f"{path}: cannot be bundled: its own answer for {sample[:60]!r} is another one")
         vectors.append(TextVector(text=sample, ids=ids))
     return text, vectors[: len(_TEXTS)]
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Any]:
+    """Return what a `tokenizer.json` says, and the tokenizer that it makes, of BERT's kind."""
+    tokenizers = require_extra("text", "tokenizers")
+    with reading(path, DataError, "tokenizer"):
+        content = path.read_bytes()
+    try:
+        described = json.loads(content)
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode())
+        tokenizer.encode_special_tokens = True  # what a text says is text, also "[SEP]"
+    except Exception as error:  # the package raises plain Exception
+        raise DataError(f"{path}: not a tokenizer.json: {error}") from error
+    kinds = [(described.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")]
+    if kinds != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
+        raise UsageError(
+            f"{path}: a tokenizer of {', '.join(map(str, kinds))}; only WordPiece with BERT's normalizer and "
+            "pre-tokenizer can be bundled. Leave it out, and have the app make the token numbers"
+        )
+    return described, tokenizer
+
+
+def _words(numbers: dict[str, int], path: Path) -> list[str]:
+    """Return the tokens in the order of their numbers, which is all that the bundle's file of them says."""
+    words = sorted(numbers, key=numbers.__getitem__)
+    if [numbers[word] for word in words] != list(range(len(words))) or any("\n" in word for word in words):
+        raise UsageError(f"{path}: the numbers of its tokens have gaps; it cannot be bundled")
+    return words
 
 
 def _roles(model: Model) -> dict[str, Any]:

@@ -132,20 +132,7 @@ def command(
     With --tune the settings of one model's session are varied: threads, optimization, spinning, arena. What it finds
     is faster than onnxruntime's own settings beyond the noise, or it says that these are as good.
     """
-    from edgekd.benchmarking.parallel import on_devices
-    from edgekd.cli import ui
-
-    given = {
-        "--threads": threads is not None,
-        "--duration": duration is not None,
-        "--runs": runs is not None,
-        "--rate": rate is not None,
-        "--arena": arena is not None,
-        "--session": session is not None,
-        "--profile": profile,
-        "--tune": tunes,
-    }
-    _require_apart(given)
+    _require_apart()
     if tunes and len(models) > 1:
         raise click.UsageError(f"--tune takes one model, got {len(models)}")
     if tuned is not None and not tunes:
@@ -163,26 +150,12 @@ def command(
         return verb(device=device, progress=progress, **asked)
 
     names = list(dict.fromkeys(devices)) or ["local"]
-    alone = len(names) == 1
-    places = {name: _place(json_path, name, alone=alone) for name in names}
-    found_places = {name: _place(tuned, name, alone=alone) for name in names}
-    labels = {name: "" if alone else f" for {name}" for name in names}
-    written = {f"--json{labels[name]}": place for name, place in places.items()}
-    written |= {f"--tuned{labels[name]}": place for name, place in found_places.items()}
+    results, settings = _places(json_path, names), _places(tuned, names)
+    labels = {name: "" if len(names) == 1 else f" for {name}" for name in names}
+    written = {f"--json{labels[name]}": place for name, place in results.items()}
+    written |= {f"--tuned{labels[name]}": place for name, place in settings.items()}
     options.claim(written, [*models, data, session])
-    if alone:
-        _show(measure(names[0], ui.progress()), models, json_path, tuned)
-        return
-    failures: list[EdgekdError] = []
-    for name, found in on_devices(names, measure, ui.progress()).items():
-        if isinstance(found, EdgekdError):
-            failures.append(found)
-        else:
-            _show(found, models, places[name], found_places[name])
-    if failures:
-        listed = "\n".join(f"  {failure}" for failure in failures)
-        kind = next((type(failure) for failure in failures if isinstance(failure, DeviceError)), type(failures[0]))
-        raise kind(f"{counted(len(failures), 'device')} of {len(names)} failed:\n{listed}")
+    _measure_on(names, measure, lambda name, found: _show(found, models, results[name], settings[name]))
 
 
 _APART = {
@@ -193,8 +166,11 @@ _APART = {
 }
 
 
-def _require_apart(given: Mapping[str, bool]) -> None:
+def _require_apart() -> None:
     """Refuse options that contradict each other."""
+    context = click.get_current_context()
+    values = {parameter.opts[0]: context.params[str(parameter.name)] for parameter in context.command.params}
+    given = {option: value is not None and value is not False for option, value in values.items()}
     for option, others in _APART.items():
         for other in others:
             if given[option] and given[other]:
@@ -216,13 +192,37 @@ def _verb(models: Sequence[Path], *, rate: float | None, tunes: bool) -> Callabl
     return partial(bench, models)
 
 
-def _place(path: Path | None, device: str, *, alone: bool) -> Path | None:
-    """Return where a device's result goes: the file itself, or one beside it that is named after the device."""
+def _places(path: Path | None, devices: Sequence[str]) -> dict[str, Path | None]:
+    """Return where each device's result goes: the file itself, or one beside it that is named after the device."""
     from edgekd.artifact import is_stream
 
-    if path is None or alone or is_stream(path):
-        return path
-    return path.with_name(f"{path.stem}.{device}{path.suffix}")
+    if path is None or len(devices) == 1 or is_stream(path):
+        return dict.fromkeys(devices, path)
+    return {device: path.with_name(f"{path.stem}.{device}{path.suffix}") for device in devices}
+
+
+def _measure_on(
+    devices: Sequence[str],
+    measure: Callable[[str, Progress], BenchResult | PacedResult],
+    show: Callable[[str, BenchResult | PacedResult], None],
+) -> None:
+    """Measure on each device and show what it gave; the failures of several are told when the others have been."""
+    from edgekd.benchmarking.parallel import on_devices
+    from edgekd.cli import ui
+
+    if len(devices) == 1:
+        show(devices[0], measure(devices[0], ui.progress()))
+        return
+    failures: list[EdgekdError] = []
+    for device, found in on_devices(devices, measure, ui.progress()).items():
+        if isinstance(found, EdgekdError):
+            failures.append(found)
+        else:
+            show(device, found)
+    if failures:
+        listed = "\n".join(f"  {failure}" for failure in failures)
+        kind = next((type(failure) for failure in failures if isinstance(failure, DeviceError)), type(failures[0]))
+        raise kind(f"{counted(len(failures), 'device')} of {len(devices)} failed:\n{listed}")
 
 
 def _show(
