@@ -15,7 +15,7 @@ from tiny_run import distilled, fake_bench, reused, write_recipe
 
 from edgekd import pipeline
 from edgekd.artifact import card_path
-from edgekd.cli import ui
+from edgekd.cli import run_tables
 from edgekd.recipe_file import load_recipe
 from edgekd.reporting.page import report
 from edgekd.run_training import Training
@@ -175,7 +175,7 @@ def test_the_report_of_a_run_tells_of_its_seeds(
     keys = {*content, *(f"*.{key}" for key in content["student"]), *(f"gain.{key}" for key in content["gain"])}
     assert keys <= set(listed)
 
-    ui.report_table(found.content)
+    run_tables.report_table(found.content)
     table = capsys.readouterr().out
     page = report(folder, folder / "page.html").read_text()
     for told in (table, page):

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_run import TRAININGS, distilled, fake_bench, reused, write_recipe
 
 from edgekd import pipeline
-from edgekd.cli import ui
+from edgekd.cli import run_tables
 from edgekd.errors import ModelError
 from edgekd.metrics import confidences
 from edgekd.reporting.page import report
@@ -108,7 +108,7 @@ def test_a_run_tells_how_the_teacher_takes_them(
     found = pipeline.run(recipe, folder, overrides=[MORE], progress=heard)
     assert "transfer" in reused(heard)
 
-    ui.report_table(found.content)
+    run_tables.report_table(found.content)
     table, page = capsys.readouterr().out, report(folder, folder / "page.html").read_text()
     for told in (table, page):
         assert "Of a transfer sample the teacher is" in told

@@ -233,7 +233,7 @@ def _show(
     from edgekd.doctor import saturation_note
 
     content = result.to_json()
-    table = ui.paced_table if "rate_per_s" in content else bench_tables.bench_result
+    table = bench_tables.paced_table if "rate_per_s" in content else bench_tables.bench_result
     try:
         options.show_and_write(lambda: table(content), json_path, content)
     finally:

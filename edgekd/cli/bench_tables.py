@@ -1,4 +1,4 @@
-"""How what `bench` found looks: the table of models, where the time goes, what a search for settings came to."""
+"""How what `bench` found looks: tables of models, where the time goes, what tuning came to, and comparisons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekd.cli import ui
-from edgekd.text import bytes_text, counted, ratio_text
+from edgekd.text import bytes_text, conditions_text, counted, energy_text, milliseconds, ratio_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,12 +17,90 @@ KINDS: Final = {"int8": "INT8", "float": "floating point", "movement": "data mov
 
 def bench_result(content: Mapping[str, Any]) -> None:
     """Print latency and memory of every model, its profile, and what tuning found."""
-    ui.bench_table(content)
+    bench_table(content)
     for model in content["models"]:
         if model["profile"] is not None:
             profile(model)
     if content["tuning"] is not None:
         tuning(content["tuning"])
+
+
+def bench_table(content: Mapping[str, Any]) -> None:
+    """Print latency and memory of every model, and what an inference costs where a sensor or an emulator tells."""
+    models = content["models"]
+    if any(model["instructions"] is not None for model in models):
+        columns = ["model", "threads", "instructions"]
+        counts = ("-" if model["instructions"] is None else f"{model['instructions']:,}" for model in models)
+        rows = [[model["path"], str(model["threads"]), count] for model, count in zip(models, counts, strict=True)]
+    else:
+        columns = ["model", "threads", "p50", "p90", "p90 bound", "ratio", "peak memory", "steady memory"]
+        rows = [_measured(model) for model in models]
+    if any(model["energy"] for model in models):
+        columns.append("energy")
+        for row, model in zip(rows, models, strict=True):
+            row.append(energy_text(model["energy"]))
+    device = content["device"]
+    ui.table(f"{device['name']} ({device['target']}), conditions: {content['conditions']['verdict']}", columns, rows)
+    ui.say(conditions_text(content["conditions"]))
+
+
+def _measured(model: Mapping[str, Any]) -> list[str]:
+    memory = model["memory_bytes"] or {}
+    return [
+        model["path"],
+        str(model["threads"]),
+        *(milliseconds(model["latency_ms"], key) for key in ("p50", "p90", "p90_upper")),
+        ratio_text(model["ratio_to_first"]),
+        *(bytes_text(memory.get(phase)) for phase in ("peak", "steady")),
+    ]
+
+
+def paced_table(content: Mapping[str, Any]) -> None:
+    """Print what every model does at a pace of inputs."""
+    columns = ("model", "threads", "spin", "p50", "p90", "p90 bound", "run p50", "missed deadlines", "CPU")
+    rows = [
+        (
+            model["path"],
+            str(model["threads"]),
+            "on" if model["session"]["spinning"] else "off",
+            milliseconds(model["latency_ms"], "p50"),
+            milliseconds(model["latency_ms"], "p90"),
+            milliseconds(model["latency_ms"], "p90_upper"),
+            milliseconds(model["run_ms"], "p50"),
+            f"{model['late'] + model['skipped']} of {model['due']}",
+            f"{model['cpu_share']:.1%}",
+        )
+        for model in content["models"]
+    ]
+    device, verdict = content["device"], content["conditions"]["verdict"]
+    pace = f"{content['rate_per_s']:g} inputs a second"
+    ui.table(f"{device['name']} ({device['target']}), {pace}, conditions: {verdict}", columns, rows)
+    ui.say(conditions_text(content["conditions"]))
+
+
+def comparison_text(content: Mapping[str, Any]) -> None:
+    """Print a line for each model of a comparison."""
+    for change in content["models"]:
+        threads = counted(change["threads"], "thread")
+        parts = []
+        if (latency := change["latency"]) is not None:
+            parts.append(
+                f"p50 {latency['base_p50']:.3g} ms -> {latency['new_p50']:.3g} ms, {signed(latency['ratio'])} "
+                f"[{signed(latency['lower'])}, {signed(latency['upper'])}], noise {latency['noise_floor']:.1%}: "
+                f"{'no difference' if latency['verdict'] == 'none' else latency['verdict']}"
+            )
+        if (memory := change["memory"]) is not None:
+            before, after = bytes_text(memory["base"]), bytes_text(memory["new"])
+            parts.append(f"peak memory {before} -> {after}, {signed(memory['ratio'])}")
+        word = "regression" if change["regressions"] else "ok"
+        ui.say(f"{word}: {change['model']} ({threads}): {'; '.join(parts) or 'nothing was measured'}")
+    for path in content["tainted"]:
+        ui.remark(f"note: {path} was measured while other work was running")
+
+
+def signed(ratio: float) -> str:
+    """Return a ratio as a change in per cent."""
+    return f"{100 * (ratio - 1):+.1f} %"
 
 
 def profile(model: Mapping[str, Any]) -> None:

@@ -53,10 +53,10 @@ def command(
     A line begins with `ok` or `regression`. Exit code 4 if there is a regression.
     """
     from edgekd.benchmarking.comparison import compare
-    from edgekd.cli import ui
+    from edgekd.cli import bench_tables
 
     options.claim({"--json": json_path}, [base, new])
     found = compare(base, new, max_regression=max_regression, across_devices=across_devices, by_order=by_order)
     content = found.to_json()
-    options.show_and_write(lambda: ui.comparison_text(content), json_path, content)
+    options.show_and_write(lambda: bench_tables.comparison_text(content), json_path, content)
     found.require_no_regression()

@@ -90,9 +90,11 @@ def _search_overrides(searched: Sequence[str]) -> list[str]:
 
 
 def _search(recipe: Path, output: Path | None, overrides: Sequence[str], json_path: Path | None) -> None:
-    from edgekd.cli import ui
+    from edgekd.cli import run_tables, ui
     from edgekd.search.study import search_recipe
 
     options.claim({"--json": json_path}, [recipe])
     found = search_recipe(recipe, output, overrides=overrides, progress=ui.progress())
-    options.show_and_write(lambda: ui.search_table(found.content, recipe, found.folder), json_path, found.content)
+    options.show_and_write(
+        lambda: run_tables.search_table(found.content, recipe, found.folder), json_path, found.content
+    )

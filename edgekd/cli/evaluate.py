@@ -38,6 +38,7 @@ def command(
 ) -> None:
     """Score an ONNX model on data: accuracy, and agreement with a reference."""
     from edgekd.cli import ui
+    from edgekd.cli.quantization_text import evaluation_text
     from edgekd.doctor import saturation_note
     from edgekd.evaluation import evaluate
     from edgekd.scoring import require_drop
@@ -56,7 +57,7 @@ def command(
         progress=progress,
     )
     content = result.to_json()
-    options.show_and_write(lambda: ui.say(ui.evaluation_text(content)), json_path, content)
+    options.show_and_write(lambda: ui.say(evaluation_text(content)), json_path, content)
     if device == "local":
         options.tell(progress, saturation_note(model))
     if max_drop is not None:

@@ -121,6 +121,7 @@ def command(
     With several targets OUT is a folder: a file for each, and manifest.json.
     """
     from edgekd.cli import ui
+    from edgekd.cli.quantization_text import quantization_text
     from edgekd.quantization.job import MANIFEST
     from edgekd.quantization.modes import open_job
     from edgekd.quantization.static import Method
@@ -151,7 +152,7 @@ def command(
     else:
         results = job.write_all(targets, output)
         content = {"schema": "edgekd.quantizations/1", "files": [result.to_json() for result in results.values()]}
-    texts = [ui.quantization_text(path, result.to_json(), len(result.content)) for path, result in results.items()]
+    texts = [quantization_text(path, result.to_json(), len(result.content)) for path, result in results.items()]
     options.show_and_write(lambda: ui.say("\n".join(texts)), json_path, content)
     for path, result in results.items():
         if result.evaluation is not None and max_drop is not None:

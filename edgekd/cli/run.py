@@ -22,11 +22,11 @@ def command(recipe: Path, output: Path | None, overrides: tuple[str, ...]) -> No
     Trains teacher, control and student, exports, quantizes, evaluates and benches every file. Run again, it
     reuses what is unchanged; killed, it continues.
     """
-    from edgekd.cli import ui
+    from edgekd.cli import run_tables, ui
     from edgekd.pipeline import run
 
     report = run(recipe, output, overrides=overrides, progress=ui.progress())
-    ui.report_table(report.content)
+    run_tables.report_table(report.content)
     page = report.folder / "report.html"
     pictures = f", pictures in {page}" if page.exists() else ""
     ui.say(f"Everything is in {report.folder}; the figures are in {report.folder / 'report.json'}{pictures}.")
