@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgekd.data_settings import DigitsData
 from edgekd.errors import RecipeError, UsageError, require_extra
 from edgekd.launch import launched
 from edgekd.progress import SILENT, Progress
-from edgekd.recipe import DigitsData
 
 if TYPE_CHECKING:
     from collections.abc import Callable

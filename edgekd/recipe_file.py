@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from edgekd.data_settings import DigitsData, IdxData, ImageFolderData, NpzData, TransferSettings
 from edgekd.errors import RecipeError, reading
-from edgekd.recipe import DigitsData, IdxData, ImageFolderData, NpzData, Recipe, TransferSettings
+from edgekd.recipe import Recipe
 from edgekd.settings import PATH_KEYS, sentence
 from edgekd.terms import KINDS
 from edgekd.text import nearest

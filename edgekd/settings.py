@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekd.errors import RecipeError
 
@@ -15,6 +15,7 @@ else:
     ModelMetaclass = type(BaseModel)  # it has no public name
 
 MOST = 2**31 - 1  # of samples and the like: what fits into an int32
+Count = Annotated[int, Field(ge=1, le=MOST)]
 # values of these are files or folders, relative to the recipe's folder
 PATH_KEYS = frozenset({"path", "checkpoint", "onnx", "contract"})
 SPEED_KEYS = frozenset({"workers", "checkpoint_s", "cache_mb"})  # these change no result

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.data.splits import open_splits
+from edgekd.data_settings import ImageFolderData
 from edgekd.distillation.onnx_teacher import OnnxTeacher, adapt
-from edgekd.recipe import ImageFolderData
 
 if TYPE_CHECKING:
     from edgekd.data.splits import Splits

@@ -23,8 +23,9 @@ from throughput import AUGMENTATION, CLASSES, write_images
 import edgekd
 from edgekd.artifact import library_versions, write_json
 from edgekd.data.splits import open_splits
+from edgekd.data_settings import NpzData
 from edgekd.models import build
-from edgekd.recipe import DistillSettings, NpzData
+from edgekd.recipe import DistillSettings
 
 HERE = Path(__file__).parent
 TEACHER, STUDENT = "resnet20", "resnet8"

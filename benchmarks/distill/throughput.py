@@ -32,10 +32,11 @@ import edgekd
 from edgekd.artifact import library_versions, write_json
 from edgekd.benchmarking.statistics import paired_ratio
 from edgekd.data.splits import open_splits
+from edgekd.data_settings import NpzData
 from edgekd.distillation.engine import stored_answers
 from edgekd.distillation.training import Augmentation
 from edgekd.models import build
-from edgekd.recipe import DistillSettings, NpzData
+from edgekd.recipe import DistillSettings
 from edgekd.targets import detect_host
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from study import ClassJudge, Study, save_samples
 
 import edgekd
 from edgekd.data.splits import open_splits
+from edgekd.data_settings import DigitsData, IdxData, ImageFolderData
 from edgekd.distillation.objective import LabelObjective
 from edgekd.distillation.training import Augmentation, train_network
 from edgekd.models import build
-from edgekd.recipe import DigitsData, IdxData, ImageFolderData, TrainingSettings
+from edgekd.recipe import TrainingSettings
 
 if TYPE_CHECKING:
     from edgekd.data.splits import Splits

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekd.data.sources import Source
-    from edgekd.recipe import DataSettings
+    from edgekd.data_settings import DataSettings
 
 SPLIT_NAMES = ("train", "validation", "calibration", "test")
 

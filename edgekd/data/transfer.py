@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgekd.data.contract import Contract
     from edgekd.data.sources import Source
-    from edgekd.recipe import TransferSettings
+    from edgekd.data_settings import TransferSettings
 
 
 def open_transfer(

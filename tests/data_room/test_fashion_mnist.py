@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekd.data import SPLIT_NAMES, Splits, open_splits
-from edgekd.recipe import IdxData
+from edgekd.data_settings import IdxData
 
 if TYPE_CHECKING:
     from pathlib import Path

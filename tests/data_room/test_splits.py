@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from edgekd.data import SPLIT_NAMES, open_splits, stratified_split
 from edgekd.data.pixel_statistics import measure_pixels
 from edgekd.data.sources import ArraySource
+from edgekd.data_settings import DigitsData, IdxData, ImageFolderData, NpzData, SplitSettings
 from edgekd.errors import DataError, MissingExtraError, RecipeError
-from edgekd.recipe import DigitsData, IdxData, ImageFolderData, NpzData, SplitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ import pytest
 
 from edgekd.data import SPLIT_NAMES, ArraySamples, open_splits
 from edgekd.data.transfer import WithUnlabelled, spaced
+from edgekd.data_settings import DigitsData, IdxData, ImageFolderData, NpzData, TransferSettings
 from edgekd.errors import DataError
-from edgekd.recipe import DigitsData, IdxData, ImageFolderData, NpzData, TransferSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
