@@ -14,8 +14,9 @@ from edgekd.benchmarking.answers import device_answers
 from edgekd.devices import load_profile
 from edgekd.drivers import open_driver
 from edgekd.errors import ModelError
+from edgekd.inference import batch_size_for, collect, feed, open_samples, predict
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import batch_size_for, collect, feed, open_model, open_samples, predict
+from edgekd.runtime import open_model
 from edgekd.scoring import Evaluation, score
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ COMPARED = 5000  # samples at most of which it is asked how sure the teacher is
 def score_roles(roles: Mapping[str, Artifact], test: Samples, progress: Progress) -> dict[str, dict[str, Any]]:
     """Return what each file scores, by role: INT8 against the fp32 student, all of them against the teacher."""
     from edgekd import metrics
-    from edgekd.runtime import open_model, predict
+    from edgekd.inference import predict
+    from edgekd.runtime import open_model
     from edgekd.scoring import score
 
     outputs = {
@@ -48,7 +49,8 @@ def compare_transfer(
     teacher: Artifact, transfer: ImageSamples, test: ImageSamples, progress: Progress
 ) -> dict[str, Any]:
     """Return what `report.json` says of transfer samples: how the teacher takes them, how many the test has too."""
-    from edgekd.runtime import open_model, predict
+    from edgekd.inference import predict
+    from edgekd.runtime import open_model
     from edgekd.shift import confidence_shift
 
     model = open_model(teacher.path)

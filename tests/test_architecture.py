@@ -51,9 +51,10 @@ ALLOWED = {
     "data": LEAVES,
     "models": LEAVES,
     "runtime": LEAVES | {"data"},
+    "inference": LEAVES | {"data", "runtime"},
     "scoring": LEAVES,
     "graph": LEAVES | {"runtime"},
-    "distillation": LEAVES | {"data", "models", "runtime", "graph"},
+    "distillation": LEAVES | {"data", "models", "runtime", "inference", "graph"},
     "stages": LEAVES | {"distillation"},
     "onnx_export": LEAVES | {"data", "models", "runtime", "graph"},
     "devices": LEAVES,
@@ -62,13 +63,14 @@ ALLOWED = {
     "preflight": LEAVES | {"data", "models", "devices", "distillation"},
     "reporting": LEAVES,
     "run_report": LEAVES | {"benchmarking"},
-    "quantization": LEAVES | {"data", "runtime", "graph", "scoring", "benchmarking"},
-    "evaluation": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
+    "quantization": LEAVES | {"data", "runtime", "inference", "graph", "scoring", "benchmarking"},
+    "evaluation": LEAVES | {"data", "runtime", "inference", "scoring", "devices", "drivers", "benchmarking"},
     "onnx_versions": LEAVES | {"graph"},
-    "bundling": LEAVES | {"onnx_versions", "data", "runtime", "quantization", "devices", "drivers", "benchmarking"},
+    "bundling": LEAVES
+    | {"onnx_versions", "data", "runtime", "inference", "quantization", "devices", "drivers", "benchmarking"},
     "doctor": LEAVES
     | {"bundling", "onnx_versions", "data", "runtime", "graph", "quantization", "devices", "drivers"},
-    "run_measures": LEAVES | {"data", "runtime", "scoring", "devices", "drivers", "benchmarking"},
+    "run_measures": LEAVES | {"data", "runtime", "inference", "scoring", "devices", "drivers", "benchmarking"},
     "run_training": LEAVES | {"stages", "data", "models", "distillation"},
     "pipeline": LEAVES
     | {

@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd import evaluate, quantize, runtime
+from edgekd import evaluate, inference, quantize
 from edgekd.data import ArraySamples
 from edgekd.errors import DataError, GateError, ModelError, UsageError
-from edgekd.runtime import batch_size_for, open_model, predict
+from edgekd.inference import batch_size_for, predict
+from edgekd.runtime import open_model
 from edgekd.scoring import require_drop
 
 if TYPE_CHECKING:
@@ -185,6 +186,6 @@ def test_batches_are_bounded_in_bytes_and_change_no_result(
     assert batch_size_for(samples) == 16
     expected = predict(model, samples, batch_size=64)
     for limit, size in ((images[0].nbytes * 3, 3), (1, 1)):
-        monkeypatch.setattr(runtime, "BATCH_BYTES", limit)
+        monkeypatch.setattr(inference, "BATCH_BYTES", limit)
         assert batch_size_for(samples) == size
         np.testing.assert_allclose(predict(model, samples), expected, rtol=1e-5, atol=1e-6)

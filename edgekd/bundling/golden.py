@@ -13,8 +13,9 @@ from edgekd.data.samples import ArraySamples
 from edgekd.devices import load_profile
 from edgekd.drivers import open_driver
 from edgekd.errors import DataError, ModelError, UsageError
+from edgekd.inference import feed, fixed_batch, open_samples
 from edgekd.quantization.synthetic import synthetic_samples
-from edgekd.runtime import feed, fixed_batch, open_model, open_samples
+from edgekd.runtime import open_model
 from edgekd.targets import known_host
 from edgekd.temporary import temporary_folder, temporary_room
 

@@ -18,7 +18,8 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.graph.inputs import LED_IN, lead_in, only_input, reorder_classes
 from edgekd.graph.metadata import write_metadata
 from edgekd.graph.traces import strip_traces
-from edgekd.runtime import feed, open_model, read_self_contained
+from edgekd.inference import feed
+from edgekd.runtime import open_model, read_self_contained
 from edgekd.text import nearest
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 
 from edgekd.artifact import rounded
-from edgekd.runtime import feed, open_model, write_optimized
+from edgekd.inference import feed
+from edgekd.runtime import open_model, write_optimized
 from edgekd.temporary import temporary_folder
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import onnx
 
 from edgekd.artifact import indented_json, write_bytes, write_files
 from edgekd.errors import UsageError
+from edgekd.inference import open_samples, predict
 from edgekd.progress import SILENT, Progress
 from edgekd.quantization.audit import audit
 from edgekd.quantization.intake import take_in
@@ -20,7 +21,7 @@ from edgekd.quantization.result import Quantized
 from edgekd.quantization.saturation import certify
 from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import synthetic_samples
-from edgekd.runtime import open_model, open_samples, predict, read_self_contained
+from edgekd.runtime import open_model, read_self_contained
 from edgekd.scoring import Evaluation, score
 from edgekd.targets import Target, find_target, is_host
 

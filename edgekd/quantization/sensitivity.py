@@ -21,8 +21,9 @@ import numpy as np
 
 from edgekd.artifact import rounded
 from edgekd.data.samples import ArraySamples
+from edgekd.inference import predict
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import open_model, predict
+from edgekd.runtime import open_model
 from edgekd.text import counted
 
 if TYPE_CHECKING:

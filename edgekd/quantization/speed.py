@@ -14,7 +14,8 @@ import numpy as np
 
 from edgekd.artifact import rounded
 from edgekd.benchmarking.statistics import paired_ratio
-from edgekd.runtime import feed, open_model
+from edgekd.inference import feed
+from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

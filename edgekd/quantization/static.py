@@ -21,6 +21,7 @@ import onnx
 from edgekd.errors import ModelError, UsageError
 from edgekd.graph.fusible import make_fusible
 from edgekd.graph.metadata import write_metadata
+from edgekd.inference import batch_size_for, feed
 from edgekd.progress import SILENT, Progress
 from edgekd.quantization.calibration import RangeMethod, calibrate
 from edgekd.quantization.correction import corrected_bias
@@ -39,7 +40,7 @@ from edgekd.quantization.speed import compare_speed
 from edgekd.quantization.synthetic import COUNT, SYNTHETIC, SYNTHETIC_WARNING, synthetic_samples
 from edgekd.quantization.watching import Calibration
 from edgekd.quantization.weights import QuantizedWeights, WeightRanges, quantize_weights
-from edgekd.runtime import batch_size_for, feed, open_model
+from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection

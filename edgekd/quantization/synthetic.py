@@ -10,7 +10,7 @@ import numpy as np
 from edgekd.data.samples import ArraySamples
 from edgekd.data.synthetic import synthetic_images
 from edgekd.errors import ModelError
-from edgekd.runtime import fixed_batch, input_dtype
+from edgekd.inference import fixed_batch, input_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx
 from onnx import helper
 
+from edgekd.inference import feed, fixed_batch
 from edgekd.progress import SILENT, Progress
-from edgekd.runtime import feed, fixed_batch, open_model
+from edgekd.runtime import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ class Calibration:
         return open_model(model.SerializeToString(), name=self.name)
 
     def feed(self, model: Model, batch_size: int | None = None) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
-        """Yield batches of the samples as `edgekd.runtime.feed` does, of `batch_size` instead of its own if given.
+        """Yield batches of the samples as `edgekd.inference.feed` does, of `batch_size` instead of its own if given.
 
         Raises:
             DataError: the samples do not fit the model.
