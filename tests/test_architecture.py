@@ -71,7 +71,9 @@ ALLOWED = {
     "doctor": LEAVES
     | {"bundling", "onnx_versions", "data", "runtime", "graph", "quantization", "devices", "drivers"},
     "run_measures": LEAVES | {"data", "runtime", "inference", "scoring", "devices", "drivers", "benchmarking"},
-    "run_training": LEAVES | {"stages", "data", "models", "distillation"},
+    "run_networks": LEAVES | {"stages", "data", "models", "distillation"},
+    "run_teachers": LEAVES | {"run_networks", "stages", "data", "distillation", "models"},
+    "run_training": LEAVES | {"run_networks", "run_teachers", "stages", "data", "distillation"},
     "pipeline": LEAVES
     | {
         "stages",
@@ -88,7 +90,7 @@ ALLOWED = {
     },
     "search": LEAVES | {"pipeline", "preflight", "distillation"},
 }
-TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "run_training.py"}
+TORCH_ROOMS = {"data/torch_data.py", "models", "distillation", "compression", "onnx_export.py", "run_networks.py"}
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich.progress", "PIL", "sklearn")
 
 

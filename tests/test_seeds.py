@@ -18,7 +18,7 @@ from edgekd.artifact import card_path
 from edgekd.cli import run_tables
 from edgekd.recipe_file import load_recipe
 from edgekd.reporting.page import report
-from edgekd.run_training import Training
+from edgekd.run_networks import Training
 from edgekd.seeds import compare_seeds, gain
 from edgekd.text import help_sentences
 
