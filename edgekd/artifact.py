@@ -268,7 +268,7 @@ def find(path: Path, origin: Origin) -> Artifact | None:
     try:
         card = json.loads(card_path(path).read_bytes())
         seal = card.pop("seal")
-        if card["schema"] != SCHEMA or card["key"] != origin.key or seal != _seal(card):
+        if card["schema"] != SCHEMA or card["key"] != origin.key or seal != seal_of(card):
             return None
         if card["sha256"] != sha256_file(path):
             return None
@@ -320,13 +320,13 @@ def store(
         "metrics": artifact.metrics,
         "extra": artifact.extra,
     }
-    write_files({path: data, card_path(path): indented_json({**card, "seal": _seal(card)})})
+    write_files({path: data, card_path(path): indented_json({**card, "seal": seal_of(card)})})
     return artifact
 
 
-def _seal(card: Mapping[str, Any]) -> str:
-    """Return the sha256 over the rest of a card: one that was damaged or edited counts as not made."""
-    as_read = json.loads(canonical_json(card))  # keys that are no text come back as text
+def seal_of(content: Mapping[str, Any]) -> str:
+    """Return the sha256 over the rest of a card or header: one that was damaged or edited counts as not made."""
+    as_read = json.loads(canonical_json(content))  # keys that are no text come back as text
     return hashlib.sha256(canonical_json(as_read)).hexdigest()
 
 

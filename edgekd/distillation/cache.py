@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edgekd.artifact import write_bytes, write_json
+from edgekd.artifact import seal_of, write_bytes, write_json
 from edgekd.data.array_file import ArrayFile
 from edgekd.distillation.processes import join
 from edgekd.distillation.teacher import Answers
@@ -162,6 +162,11 @@ class StoredAnswers:
         for start in np.unique(starts):
             here = starts == start
             found[here] = self._shard(view, int(start))[positions[here] - start]
+        if self.layout.top_k is not None and int(found["classes"].max(initial=0)) >= self.layout.classes:
+            raise DataError(
+                f"{self._folder}: a stored answer names class {found['classes'].max()} of {self.layout.classes}; delete "
+                "this folder to ask the teacher again"
+            )
         return found
 
     def tail_mass(self, temperature: float) -> tuple[float, float]:
@@ -307,7 +312,8 @@ def _plan(folder: Path, asked: Mapping[str, Any], ask: Ask, batches: TrainingBat
     )
     rows = max(1, SHARD_BYTES // planned.dtype.itemsize // BATCH) * BATCH
     layout = Layout(**{**vars(planned), "rows": rows})
-    write_json(folder / "header.json", {"schema": SCHEMA, "identity": asked, "layout": layout.to_json()})
+    header = {"schema": SCHEMA, "identity": dict(asked), "layout": layout.to_json()}
+    write_json(folder / "header.json", {**header, "seal": seal_of(header)})
     return layout
 
 
@@ -389,10 +395,12 @@ def _read_header(folder: Path, asked: dict[str, Any]) -> tuple[Layout | None, di
     remedy = "delete this folder to ask the teacher again, or name another one with distill.cache.path"
     try:
         header = json.loads(path.read_bytes())
+        seal, known = header.pop("seal"), header["schema"] == SCHEMA
         identity, layout = dict(header["identity"]), Layout.from_json(header["layout"])
-        known = header["schema"] == SCHEMA
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OtherAnswersError(f"{path}: no header of stored answers; {remedy}") from error
+        if seal != seal_of(header):
+            raise ValueError("edited")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise OtherAnswersError(f"{path}: no header of stored answers, or an edited one; {remedy}") from error
     if {*asked["taps"]} <= {*identity.get("taps", ())}:
         asked = {**asked, "taps": identity["taps"]}
     differing = sorted(key for key in {*identity, *asked} if identity.get(key) != asked.get(key))

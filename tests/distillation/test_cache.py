@@ -157,13 +157,49 @@ def test_answers_to_other_questions_are_refused(tmp_path: Path, changed: dict[st
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("header", [None, "{", '{"schema": "edgekd.cache/1"}'])
+@pytest.mark.parametrize(
+    "header",
+    [None, "{", "null", "[" * 100_000, '{"schema": "edgekd.cache/1"}', '{"schema": "edgekd.cache/1", "seal": ""}'],
+    ids=["none", "cut", "null", "deep", "bare", "unsealed"],
+)
 def test_a_folder_without_a_sound_header_is_refused(tmp_path: Path, header: str | None) -> None:
     store(tmp_path)
     path = tmp_path / "header.json"
     path.unlink() if header is None else path.write_text(header)
     with pytest.raises(DataError, match="no header of stored answers"):
         store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("layout", "samples", 20),
+        ("layout", "views", 0),
+        ("layout", "rows", 0),
+        ("layout", "classes", 6),
+        ("layout", "features", [["a"]]),
+        ("identity", "taps", None),
+        ("identity", "data", "d "),
+    ],
+)
+def test_an_edited_header_is_refused(tmp_path: Path, part: str, key: str, value: Any) -> None:
+    store(tmp_path)
+    path = tmp_path / "header.json"
+    header = json.loads(path.read_text())
+    header[part][key] = value
+    path.write_text(json.dumps(header))
+    with pytest.raises(DataError, match="an edited one; delete this folder"):
+        store(tmp_path)
+
+
+def test_a_class_that_is_none_is_refused(tmp_path: Path) -> None:
+    stored = store(tmp_path, top_k=2)
+    shard = tmp_path / "0000-000000000.npy"
+    records = np.load(shard)
+    records["classes"][3] = 60_000
+    np.save(shard, records)
+    with stored.ready(CPU, TAPS) as looked_up, pytest.raises(DataError, match="names class 60000 of 5; delete"):
+        looked_up(torch.zeros(0), torch.arange(5), 0)
 
 
 def test_the_header_says_what_is_stored_and_nothing_of_this_machine(tmp_path: Path) -> None:
