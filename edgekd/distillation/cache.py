@@ -35,6 +35,7 @@ import torch
 from edgekd.artifact import seal_of, write_bytes, write_json
 from edgekd.data.array_file import ArrayFile
 from edgekd.distillation.processes import join
+from edgekd.distillation.taps import require_samples_first
 from edgekd.distillation.teacher import Answers
 from edgekd.errors import DataError, ModelError, OutputError, UsageError, reading, writing
 from edgekd.progress import SILENT, Progress
@@ -164,8 +165,8 @@ class StoredAnswers:
             found[here] = self._shard(view, int(start))[positions[here] - start]
         if self.layout.top_k is not None and int(found["classes"].max(initial=0)) >= self.layout.classes:
             raise DataError(
-                f"{self._folder}: a stored answer names class {found['classes'].max()} of {self.layout.classes}; delete "
-                "this folder to ask the teacher again"
+                f"{self._folder}: a stored answer names class {found['classes'].max()} of {self.layout.classes}; "
+                "delete this folder to ask the teacher again"
             )
         return found
 
@@ -301,6 +302,7 @@ def _plan(folder: Path, asked: Mapping[str, Any], ask: Ask, batches: TrainingBat
     """Find out by a dry run of two samples what an answer looks like, and write the header."""
     probe = next(batches.view(0, 0, min(2, batches.samples), 2))
     answers = ask(probe.inputs.to(device), probe.positions, 0)
+    require_samples_first(asked["taps"], [tuple(feature.shape) for feature in answers.features], len(probe.inputs))
     classes, top_k = answers.logits.shape[1], asked["top_k"]
     planned = Layout(
         samples=batches.samples,
@@ -397,10 +399,11 @@ def _read_header(folder: Path, asked: dict[str, Any]) -> tuple[Layout | None, di
         header = json.loads(path.read_bytes())
         seal, known = header.pop("seal"), header["schema"] == SCHEMA
         identity, layout = dict(header["identity"]), Layout.from_json(header["layout"])
-        if seal != seal_of(header):
-            raise ValueError("edited")
+        edited = seal != seal_of(header)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise OtherAnswersError(f"{path}: no header of stored answers, or an edited one; {remedy}") from error
+        raise OtherAnswersError(f"{path}: no header of stored answers; {remedy}") from error
+    if edited:
+        raise OtherAnswersError(f"{path}: this header of stored answers was edited; {remedy}")
     if {*asked["taps"]} <= {*identity.get("taps", ())}:
         asked = {**asked, "taps": identity["taps"]}
     differing = sorted(key for key in {*identity, *asked} if identity.get(key) != asked.get(key))

@@ -7,7 +7,7 @@ until the statistics of every batch normalisation's input are those that the tea
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
+Normalisation: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def synthesise(
@@ -91,7 +91,7 @@ def require_statistics(teacher: Any) -> None:
         )
 
 
-def statistics_loss(mean: Tensor, variance: Tensor, layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+def statistics_loss(mean: Tensor, variance: Tensor, layer: Normalisation) -> Tensor:
     """Return how far a batch is from what a layer remembers: the L2 distance of the means plus that of the variances.
 
     Args:
@@ -117,8 +117,9 @@ def roughness(images: Tensor) -> Tensor:
     return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
 
 
-def _normalisations(module: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
-    return [layer for layer in module.modules() if isinstance(layer, NORMALISATIONS) and layer.track_running_stats]
+def _normalisations(module: nn.Module) -> list[Normalisation]:
+    found = (layer for layer in module.modules() if isinstance(layer, get_args(Normalisation)))
+    return [layer for layer in found if layer.track_running_stats]
 
 
 def _invert(
@@ -132,6 +133,11 @@ def _invert(
         for _ in range(settings.steps):
             optimizer.zero_grad()
             loss = F.cross_entropy(run_logits(teacher, images, "the teacher"), labels)
+            if not distances:
+                raise ModelError(
+                    f"no batch normalisation of {type(teacher).__name__} runs in a forward pass: what it remembers "
+                    "cannot be compared; take a teacher that uses them, or transfer data"
+                )
             loss = loss + settings.statistics * torch.stack(distances).sum() + settings.smoothness * roughness(images)
             distances.clear()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from edgekd.distillation.objective import TeacherObjective
 from edgekd.distillation.onnx_teacher import OnnxTeacher
 from edgekd.distillation.peers import PeerObjective, asked_once, best_of
 from edgekd.distillation.running import best_device, placed, run_logits
-from edgekd.distillation.taps import tapped
+from edgekd.distillation.taps import require_samples_first, tapped
 from edgekd.distillation.teacher import TorchTeacher
 from edgekd.distillation.terms import build_term
 from edgekd.distillation.training import Augmentation, check_seed, open_labelled, train_network, training_batches
@@ -316,6 +316,8 @@ def _terms(
         student.train(was_training)
         ours: list[Shape] = [tuple(found.shape) for found in taps.take()]
         theirs: list[Shape] = [tuple(found.shape) for found in ask(inputs, positions, 0).features]
+        paths = [*_student_taps(settings), *(tap for _, tap in settings.pairs)]
+        require_samples_first(paths, [*ours, *theirs], len(inputs))
         shapes = list(zip(ours, theirs, strict=False))
         places = dict(zip(settings.places, ours[len(theirs) :], strict=True))
         return [build_term(term, shapes, places, classes) for term in settings.loss_terms()]

@@ -108,7 +108,7 @@ class TeacherObjective:
             answers, pairs = step.logits.detach(), []
         else:
             answers, found = self._ask(step.inputs, step.positions, step.epoch)
-            _check(answers, step.logits)
+            _check(answers, step.logits, found)
             pairs = list(zip(compared, found, strict=True))
         labels, labelled = step.labels, None
         if self._labelled is not None:
@@ -146,11 +146,12 @@ def _names(terms: Sequence[Term]) -> list[str]:
     ]
 
 
-def _check(answers: Tensor, logits: Tensor) -> None:
+def _check(answers: Tensor, logits: Tensor, features: Sequence[Tensor]) -> None:
     if answers.shape != logits.shape:
         raise ModelError(
             f"the teacher's logits have shape {tuple(answers.shape)}, the student's {tuple(logits.shape)}; "
             "both must know the same classes"
         )
-    if not torch.isfinite(answers).all():
-        raise ModelError("the teacher's logits hold NaN or infinity for real inputs; it cannot teach")
+    for what, values in [("logits", answers), *(("tapped features", feature) for feature in features)]:
+        if not torch.isfinite(values).all():
+            raise ModelError(f"the teacher's {what} hold NaN or infinity for real inputs; it cannot teach")

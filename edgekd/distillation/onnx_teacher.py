@@ -20,7 +20,7 @@ from edgekd.graph.metadata import write_metadata
 from edgekd.graph.traces import strip_traces
 from edgekd.inference import feed
 from edgekd.runtime import open_model, read_self_contained
-from edgekd.text import nearest
+from edgekd.text import counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,11 +180,21 @@ def _with_outputs(content: bytes, names: Sequence[str], where: str) -> bytes:
 
 
 def _run(model: Model, inputs: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[Any]]:
-    """Return outputs (N, ...) for inputs (N, ...), also where the model takes a fixed number of samples at a time."""
+    """Return outputs (N, ...) for inputs (N, ...), also where the model takes a fixed number of samples at a time.
+
+    Raises:
+        ModelError: it fails, or an output holds no floats or has no axis of samples.
+    """
     samples = ArraySamples({model.inputs[0].name: inputs}, name="the batch")
     wanted = list(dict.fromkeys(outputs))
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     for feeds, count in feed(model, samples, len(inputs)):
+        fed = len(next(iter(feeds.values())))
         for name, array in zip(wanted, model.run(feeds, wanted), strict=True):
+            if array.ndim < 1 or len(array) != fed or not np.issubdtype(array.dtype, np.floating):
+                raise ModelError(
+                    f"{model.name}: the tensor {name!r} must hold floats of shape (samples, ...), found "
+                    f"{array.dtype} of shape {array.shape} for {counted(fed, 'sample')}"
+                )
             parts[name].append(array[:count])
     return [np.concatenate(parts[name]).astype(np.float32, copy=False) for name in outputs]

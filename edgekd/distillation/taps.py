@@ -79,3 +79,22 @@ def tapped(module: nn.Module, paths: Sequence[str]) -> Iterator[Taps]:
             handle = known[path].register_forward_hook(taps.hook(path))
             hooks.callback(handle.remove)
         yield taps
+
+
+def require_samples_first(paths: Sequence[str], shapes: Sequence[tuple[int, ...]], samples: int) -> None:
+    """See that the first axis of features is that of the samples: terms would compare anything with anything.
+
+    Args:
+        paths: Where each is from, for the message.
+        shapes: Theirs, for a batch.
+        samples: How many the batch has.
+
+    Raises:
+        ModelError: it is not.
+    """
+    for path, shape in zip(paths, shapes, strict=True):
+        if len(shape) < 2 or shape[0] != samples:
+            raise ModelError(
+                f"distill.taps: {path!r} gives features of shape {shape} for {samples} samples; expected (samples, "
+                "...): tap another one"
+            )

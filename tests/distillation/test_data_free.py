@@ -77,6 +77,30 @@ def test_a_teacher_that_remembers_nothing_is_refused(make: Any) -> None:
         synthesise(make(), (2, 1, 1), settings=QUICK)
 
 
+class Unused(nn.Module):
+    """Has a batch normalisation and does not use it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Linear(72, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(inputs.flatten(1))
+        return logits
+
+
+def test_statistics_that_nothing_reaches_are_no_memory() -> None:
+    with pytest.raises(ModelError, match="no batch normalisation of Unused runs"):
+        synthesise(Unused(), (2, 6, 6), settings=QUICK)
+
+
+def test_volumes_have_statistics_too() -> None:
+    module = nn.Sequential(nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(54, 3))
+    made = synthesise(module, (2, 3, 3, 3), settings=QUICK.model_copy(update={"steps": 2}))
+    assert made.batch([0])["input"].shape == (1, 2, 3, 3, 3)
+
+
 def test_a_teacher_in_an_onnx_file_is_refused() -> None:
     with pytest.raises(UsageError, match="statistics folded away"):
         require_statistics(object.__new__(OnnxTeacher))

@@ -247,6 +247,38 @@ def test_a_teacher_that_gives_nan_is_named(digits: Digits, net: Any) -> None:
         run(digits, net, settings(), teacher)
 
 
+def test_a_teacher_whose_features_are_nan_is_named(digits: Digits, net: Any) -> None:
+    teacher = net("resnet8x0.5")
+    teacher.layer3.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    teacher.pool.register_forward_hook(lambda module, inputs, output: output.nan_to_num())
+    with pytest.raises(ModelError, match="the teacher's tapped features hold NaN"):
+        run(digits, net, settings({"kind": "ce"}, {"kind": "hint"}), teacher)
+
+
+class SequenceFirst(nn.Module):
+    """Its inner features are of shape (places, samples, channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = nn.Identity()
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.turned(inputs[:, 0].transpose(0, 1)).mean(dim=0))
+        return logits
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_features_that_do_not_begin_with_the_samples_are_refused(
+    digits: Digits, net: Any, tmp_path: Path, cached: bool
+) -> None:
+    chosen = settings(
+        {"kind": "ce"}, {"kind": "sp"}, taps={"pairs": [["turned", "turned"]]}, cache={} if cached else None
+    )
+    with pytest.raises(ModelError, match=r"'turned' gives features of shape \(8, 2, 8\) for 2 samples"):
+        run(digits, net, chosen, SequenceFirst(), student=SequenceFirst(), cache_folder=tmp_path)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL."""
 

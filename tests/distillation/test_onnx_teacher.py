@@ -60,6 +60,29 @@ def test_a_wrong_tensor_name_names_the_nearest(tmp_path: Path, make_conv_net: Ca
         ask(path, np.zeros((2, 3, 8, 8), np.float32), ("logit",))
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes", "found"),
+    [
+        ("ReduceMean", {"keepdims": 0}, r"float32 of shape \(\) for 2 samples"),
+        ("Transpose", {"perm": [1, 0]}, r"float32 of shape \(4, 2\)"),
+        ("ArgMax", {"axis": 1}, r"int64 of shape \(2, 1\)"),
+    ],
+)
+def test_a_tensor_without_an_axis_of_samples_cannot_be_tapped(
+    tmp_path: Path,
+    make_conv_net: Callable[..., onnx.ModelProto],
+    operator: str,
+    attributes: dict[str, Any],
+    found: str,
+) -> None:
+    model = make_conv_net()
+    model.graph.node.append(onnx.helper.make_node(operator, ["logits"], ["odd"], **attributes))
+    with pytest.raises(
+        ModelError, match=rf"the tensor 'odd' must hold floats of shape \(samples, ...\), found {found}"
+    ):
+        ask(write(tmp_path / "t.onnx", model), np.zeros((2, 3, 8, 8), np.float32), ("odd",))
+
+
 OWN = {
     "the same": {},
     "other normalisation": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},

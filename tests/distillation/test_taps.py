@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgekd.distillation.adapters import Adapter, same_places
-from edgekd.distillation.taps import tapped
+from edgekd.distillation.taps import require_samples_first, tapped
 from edgekd.errors import ModelError, UsageError
 from edgekd.models import build
 
@@ -95,3 +95,10 @@ def test_the_larger_map_is_averaged() -> None:
 def test_features_that_cannot_be_compared_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"the student's features have shape \('N', "):
         Adapter(student, teacher)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (7, 5, 3)])
+def test_features_whose_first_axis_is_not_that_of_the_samples_are_refused(shape: tuple[int, ...]) -> None:
+    require_samples_first(["fine"], [(5, 3)], 5)
+    with pytest.raises(ModelError, match=r"'turned' gives features of shape \(.*\) for 5 samples"):
+        require_samples_first(["fine", "turned"], [(5, 3), shape], 5)
