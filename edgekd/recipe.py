@@ -168,8 +168,9 @@ class DistillSettings(TrainingSettings):
             if isinstance(term, PairTerm) and max(term.pairs, default=0) >= len(self.taps.pairs):
                 raise ValueError(f"the term {term.kind!r} asks for pair {max(term.pairs)}, counted from 0; "
                                  f"taps.pairs has {len(self.taps.pairs)}")  # fmt: skip
+        weighty = [term for term in self.terms if term.weight or term.weight_end]
         for share in sorted({0.0} | {term.stop for term in self.terms if term.stop < 1}):
-            if not any(term.counts(share) for term in self.terms):
+            if not any(term.counts(share) for term in weighty):
                 raise ValueError(f"no term counts from {share:g} of the training on")
         return self
 

@@ -89,6 +89,7 @@ MINIMAL = 'name = "d"\ndata.source = "digits"\nteacher.model = "resnet20"\nstude
         ),
         ("distill.terms", [{"kind": "kd", "start": 0.5}], "distill: no term counts from 0 of the training on"),
         ("distill.terms", [{"kind": "kd", "stop": 0.5}], "distill: no term counts from 0.5 of the training on"),
+        ("distill.terms", [{"kind": "kd", "weight": 0.0}], "distill: no term counts from 0 of the training on"),
         (
             "distill.terms",
             [{"kind": "hint"}],

@@ -28,6 +28,7 @@ from edgekd.errors import DataError, UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
 from edgekd.terms import DkdTerm
+from edgekd.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,8 +94,8 @@ def distill(
             folder holds answers to other questions (`OtherAnswersError`).
         ModelError: the models do not fit the data or each other, their code fails, or the training diverged. The
             student then has the weights of its best epoch.
-        UsageError: the seed is out of range, a tap is not there, there is no folder for the cache, or there are
-            transfer samples and no term that reads the teacher's answers.
+        UsageError: the seed is out of range, a tap is not there, there is no folder for the cache, networks share
+            parameters, or there are transfer samples and no term that reads the teacher's answers.
     """
     settings = settings or DistillSettings()
     augmentation = augmentation or Augmentation()
@@ -102,9 +103,10 @@ def distill(
     samples, labelled = _learnt_from(train, transfer, settings)
     if len(peers) != settings.peers - 1:
         raise UsageError(
-            f"distill.peers = {settings.peers}: {settings.peers - 1} students besides the first are to be given as "
+            f"distill.peers = {settings.peers}: give {counted(settings.peers - 1, 'student')} besides the first as "
             f"`peers`, found {len(peers)}"
         )
+    _check_apart((student, *peers, *([teacher] if isinstance(teacher, nn.Module) else [])))
     asked = _teacher(teacher)
     if settings.cache is not None:
         folder = settings.cache.path or cache_folder
@@ -180,6 +182,19 @@ def _objectives(
             terms = _terms(settings, network, taps, ask, inputs, probe.positions, seed)
             objectives.append(TeacherObjective(terms, ask, taps, settings.confidence, labelled, settings.places))
         yield objectives
+
+
+def _check_apart(networks: Sequence[nn.Module]) -> None:
+    """Refuse networks with parameters in common that are to be trained: a teacher would learn, or a student not."""
+    seen: set[nn.Parameter] = set()
+    for network in networks:
+        own = {parameter for parameter in network.parameters() if parameter.requires_grad}
+        if own & seen:
+            raise UsageError(
+                "teacher, student and peers share parameters; give each its own, such as copy.deepcopy(teacher), or "
+                "freeze what they share with requires_grad_(False)"
+            )
+        seen |= own
 
 
 def _check_labels(samples: Samples, settings: DistillSettings) -> None:

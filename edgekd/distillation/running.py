@@ -26,11 +26,16 @@ def best_device() -> torch.device:
 
 @contextmanager
 def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Keep a module on the device, in channels-last order where that is safe, and give it back as it was."""
-    if safe_in_channels_last(module):
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:
-        module.to(device=device)
+    """Keep a module on the device, in channels-last order where that is safe, and give it back as it was.
+
+    Raises:
+        ModelError: it cannot be moved, such as one that has not been run yet and does not know its shapes.
+    """
+    with user_code(f"the network cannot be moved to {device}"):
+        if safe_in_channels_last(module):
+            module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            module.to(device=device)
     try:
         yield
     finally:

@@ -109,11 +109,21 @@ def test_the_best_on_validation_is_kept(digits: Digits, net: Any) -> None:
     assert best_of(kept, [good, poor], samples) is kept
 
 
+def test_networks_that_share_parameters_are_refused(digits: Digits, net: Any) -> None:
+    one, other, teacher = net("resnet8x0.25", 0), net("resnet8x0.25", 1), net("resnet8x0.25", 2)
+    for peers, taught_by in (([one], teacher), ([other], one), ([other], other)):
+        with pytest.raises(UsageError, match="teacher, student and peers share parameters"):
+            distill(one, taught_by, *digits, peers=peers, settings=settings(peers=2))
+    teacher.layer1.requires_grad_(False)
+    one.layer1 = teacher.layer1
+    distill(one, teacher, *digits, peers=[other], settings=settings(epochs=1, peers=2))
+
+
 def test_peers_and_their_term_go_together(digits: Digits, net: Any) -> None:
     with pytest.raises(RecipeError, match="set peers = 2 or more"):
         settings(peers=1)
     with pytest.raises(RecipeError, match="none of the terms is 'mutual'"):
         settings(terms=(CeTerm(kind="ce"),))
     assert [term.kind for term in DistillSettings(peers=2).loss_terms()] == ["kd", "ce", "mutual"]
-    with pytest.raises(UsageError, match="2 students besides the first are to be given as `peers`, found 0"):
+    with pytest.raises(UsageError, match="give 2 students besides the first as `peers`, found 0"):
         distill(net("resnet8x0.25"), net("resnet8x0.5"), *digits, settings=settings())

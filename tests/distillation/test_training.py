@@ -203,6 +203,11 @@ def test_a_network_that_does_not_fit_its_data_is_named() -> None:
         train(nn.Linear(3, 3))
 
 
+def test_a_network_that_does_not_know_its_shapes_is_named() -> None:
+    with pytest.raises(ModelError, match="cannot be moved to cpu: ValueError: Attempted to use an uninitialized"):
+        train(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
+
+
 class Faulty(nn.Module):
     """A good network but for one thing."""
 
