@@ -341,6 +341,11 @@ class Recipe(Settings):
     def _teachers_count(self) -> Recipe:
         if not any(teacher.weight for teacher in self.all_teachers.values()):
             raise ValueError("no teacher has a weight above 0")
+        if not self.teachers and self.distill.weighting != "fixed":
+            raise ValueError(
+                f'distill.weighting = "{self.distill.weighting}" is for several teachers, and there is one; add '
+                "[[teachers]] or leave it out"
+            )
         if self.teachers and self.distill.weighting == "confidence" and self.data.transfer is not None:
             raise ValueError(
                 'distill.weighting = "confidence" holds teachers against labels, and data.transfer has none; '

@@ -105,6 +105,12 @@ def test_transfer_data_has_no_labels_to_hold_teachers_against(recipe: Path) -> N
     )
 
 
+def test_one_teacher_has_no_others_to_be_weighed_against(recipe: Path) -> None:
+    rewrite(recipe, SECOND, "")
+    with pytest.raises(RecipeError, match=r'distill.weighting = "entropy" is for several teachers'):
+        distilled(recipe, "distill.weighting=entropy")
+
+
 def test_paths_of_further_teachers_are_relative_to_the_recipe(recipe: Path) -> None:
     (recipe.parent / "given.pt").write_bytes(b"")
     rewrite(recipe, "weight = 3.0", 'checkpoint = "given.pt"')

@@ -6,5 +6,6 @@
 - `relation`: of how the samples of a batch lie to each other.
 
 Half-precision tensors are computed with in float32. No gradient flows into what the teacher gave. Losses and
-gradients are finite for finite input, also where a formula's own is not: equal rows, features that are all zero.
+gradients are finite for finite input, up to 1e15 in size, also where a formula's own is not: equal rows, features
+that are all zero.
 """
