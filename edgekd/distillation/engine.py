@@ -24,7 +24,7 @@ from edgekd.distillation.taps import require_samples_first, tapped
 from edgekd.distillation.teacher import TorchTeacher
 from edgekd.distillation.terms import build_term
 from edgekd.distillation.training import Augmentation, check_seed, open_labelled, train_network, training_batches
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.progress import SILENT, Progress
 from edgekd.recipe import DistillSettings
 from edgekd.terms import DkdTerm
@@ -331,6 +331,10 @@ def _terms(
         student.train(was_training)
         ours: list[Shape] = [tuple(found.shape) for found in taps.take()]
         theirs: list[Shape] = [tuple(found.shape) for found in ask(inputs, positions, 0).features]
+        if len(theirs) != len(settings.pairs):
+            raise ModelError(
+                f"the teacher gives {counted(len(theirs), 'feature')}, distill.taps asks it for {len(settings.pairs)}"
+            )
         paths = [*_student_taps(settings), *(tap for _, tap in settings.pairs)]
         require_samples_first(paths, [*ours, *theirs], len(inputs))
         shapes = list(zip(ours, theirs, strict=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +13,7 @@ from edgekd.artifact import canonical_json
 from edgekd.distillation.losses.numerics import EPSILON, wide
 from edgekd.distillation.teacher import Answers
 from edgekd.errors import ModelError, UsageError
+from edgekd.terms import Weighting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgekd.distillation.teacher import Ask, Teacher
-    from edgekd.terms import Weighting
 
 
 class Teachers:
@@ -51,7 +51,8 @@ class Teachers:
             labels: Of the training samples by position, shape (samples,), for `"confidence"`.
 
         Raises:
-            UsageError: fewer than two teachers, impossible weights, or no labels where they are needed.
+            UsageError: fewer than two teachers, impossible weights, an unknown weighting, or no labels where they are
+                needed.
         """
         self._members = tuple(members)
         self._weights = tuple(float(weight) for weight in weights or [1.0] * len(self._members))
@@ -62,6 +63,8 @@ class Teachers:
             )
         if min(self._weights) < 0 or not 0 < sum(self._weights) < float("inf"):
             raise UsageError(f"the weights of teachers must be 0 or more and not all 0, found {self._weights}")
+        if weighting not in get_args(Weighting):
+            raise UsageError(f"the weighting must be one of {', '.join(get_args(Weighting))}, found {weighting!r}")
         if weighting == "confidence" and (labels is None or labels.ndim != 1):
             raise UsageError(
                 "teachers weighed by confidence are held against the labels: give one class for each training sample"

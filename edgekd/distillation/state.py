@@ -131,11 +131,16 @@ class State:
         return buffer.getvalue()
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up what a checkpoint holds; see `read_checkpoint`."""
-        self.module.load_state_dict(content["module"])
-        self.learnt.load_state_dict(content["learnt"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
+        """Take up what a checkpoint holds; see `read_checkpoint`.
+
+        Raises:
+            ModelError: it is of another network, or of other terms, under the same key.
+        """
+        with user_code("the checkpoint does not fit what is trained; delete it, or give it a key of its own"):
+            self.module.load_state_dict(content["module"])
+            self.learnt.load_state_dict(content["learnt"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["random"])
         self.epoch, self.step = content["position"]
         self.loss_sum = content["loss_sum"]

@@ -255,6 +255,22 @@ def test_a_teacher_whose_features_are_nan_is_named(digits: Digits, net: Any) -> 
         run(digits, net, settings({"kind": "ce"}, {"kind": "hint"}), teacher)
 
 
+class Silent:
+    """A teacher of one's own that gives no features."""
+
+    fingerprint = "silent"
+    libraries = ()
+
+    @contextmanager
+    def ready(self, device: torch.device, taps: Any) -> Iterator[Any]:
+        yield lambda inputs, positions, epoch: Answers(torch.zeros(len(inputs), 10), ())
+
+
+def test_a_teacher_that_gives_too_few_features_is_named(digits: Digits, net: Any) -> None:
+    with pytest.raises(ModelError, match="the teacher gives 0 features"):
+        run(digits, net, settings({"kind": "ce"}, {"kind": "hint"}), Silent())
+
+
 class SequenceFirst(nn.Module):
     """Its inner features are of shape (places, samples, channels)."""
 

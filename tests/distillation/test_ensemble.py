@@ -113,6 +113,7 @@ def test_what_decides_the_answers_decides_the_fingerprint() -> None:
         ({"weights": [0, 0]}, "not all 0"),
         ({"weights": [-1, 2]}, "0 or more"),
         ({"weighting": "confidence"}, "held against the labels"),
+        ({"weighting": "entropie"}, "one of fixed, entropy, confidence, found 'entropie'"),
     ],
 )
 def test_impossible_ensembles_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -145,6 +145,13 @@ def test_a_damaged_or_foreign_checkpoint_is_left_alone(tmp_path: Path, content: 
     assert dump_weights(trained.module) == dump_weights(train(network()).module)
 
 
+def test_a_checkpoint_of_another_network_under_the_same_key_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(path=tmp_path / "c.pt", key="k", every_s=0)
+    train(network(), checkpoints)
+    with pytest.raises(ModelError, match=r"the checkpoint does not fit what is trained; delete it"):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), checkpoints)
+
+
 def test_how_often_checkpoints_are_written_changes_nothing(tmp_path: Path) -> None:
     often = train(network(), Checkpoints(path=tmp_path / "c.pt", key="k", every_s=0))
     assert dump_weights(often.module) == dump_weights(train(network()).module)
