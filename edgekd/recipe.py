@@ -27,7 +27,8 @@ from edgekd.text import nearest
 
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 Unit = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=1e-12, le=1000)]
+LEAST_RATE, HIGHEST_RATE = 1e-12, 1000.0
+Rate = Annotated[float, Field(ge=LEAST_RATE, le=HIGHEST_RATE)]
 
 
 class ModelSettings(Settings):

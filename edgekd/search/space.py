@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.artifact import rounded
-from edgekd.recipe import DistillSettings
+from edgekd.recipe import HIGHEST_RATE, LEAST_RATE, DistillSettings
 from edgekd.terms import KINDS, PairTerm
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Draw:
 
 def bounds(search: SearchSettings, base: DistillSettings) -> dict[str, tuple[float, float]]:
     """Return the bounds of the numbers that are drawn, by name."""
-    rate = search.learning_rate or (rounded(base.learning_rate / 3, DIGITS), rounded(base.learning_rate * 3, DIGITS))
+    low, high = max(base.learning_rate / 3, LEAST_RATE), min(base.learning_rate * 3, HIGHEST_RATE)
+    rate = search.learning_rate or (rounded(low, DIGITS), rounded(high, DIGITS))
     return {"temperature": search.temperature, "alpha": search.alpha, "learning_rate": rate}
 
 
@@ -65,7 +66,8 @@ def section_of(base: DistillSettings, draw: Draw) -> dict[str, Any]:
         terms = [{"kind": "kd", **soft}, {"kind": draw.method}]
     else:
         terms = [{"kind": draw.method, **soft}]
-    return {**section, "terms": [*terms, {"kind": "ce", "weight": rest}]}
+    mutual = [{"kind": "mutual"}] if base.peers > 1 else []
+    return {**section, "terms": [*terms, {"kind": "ce", "weight": rest}, *mutual]}
 
 
 def settings_of(section: Mapping[str, Any]) -> DistillSettings:

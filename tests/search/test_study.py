@@ -19,10 +19,12 @@ from tiny_run import distilled, write_recipe
 from edgekd.distillation.state import Epoch
 from edgekd.distillation.training import Trained
 from edgekd.errors import DataError, DivergedError, MissingExtraError, ModelError, RecipeError, UsageError
+from edgekd.recipe import DistillSettings, SearchSettings
 from edgekd.recipe_file import load_recipe
 from edgekd.run_training import Networks
-from edgekd.search.space import settings_of
+from edgekd.search.space import Draw, bounds, section_of, settings_of
 from edgekd.search.study import search_recipe
+from edgekd.terms import TapSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,6 +206,20 @@ def test_methods_of_features_stand_beside_kd_and_have_answers_of_their_own(recip
             recipe, *overrides, "distill.taps.pairs=[['layer9', 'layer1']]", folder="new", heard=(heard := Heard())
         )
     assert heard.titles == [], "found before the teacher is trained"
+
+
+@pytest.mark.parametrize("method", ["kd", "dist", "sp"])
+def test_students_that_learn_from_each_other_do_so_in_every_trial(method: str) -> None:
+    base = DistillSettings(peers=2, taps=TapSettings(pairs=(("layer1", "layer1"),)))
+    found = settings_of(section_of(base, Draw(method=method, temperature=2.0, alpha=0.5, learning_rate=0.1)))
+    assert (found.peers, found.loss_terms()[-1].kind) == (2, "mutual")
+
+
+@pytest.mark.parametrize("rate", [1e-12, 1000.0])
+def test_the_bounds_of_the_learning_rate_are_within_what_a_recipe_takes(rate: float) -> None:
+    base = DistillSettings(learning_rate=rate)
+    for bound in bounds(SearchSettings(), base)["learning_rate"]:
+        settings_of(section_of(base, Draw(method="dkd", temperature=2.0, alpha=0.5, learning_rate=bound)))
 
 
 @pytest.mark.usefixtures("untrained")
