@@ -1,19 +1,10 @@
 """A teacher's answers on disk: asked once, looked up ever after.
 
 A folder holds `header.json` and, for each view of the samples, shards: `.npy` files of fixed-size records, read by
-their position, so that memory holds those of a batch. A record is a sample's logits in float16, or its k largest
-logits with their classes and the log-sum-exp of all others (the tail); and its tapped features in float16.
+their position, so that memory holds those of a batch. What a record holds and how far it is off: `answer_records.py`.
 
 Augmentation is replayed, not stored: view v of a sample is drawn from (seed, v, position), so the student sees just
 the pixels that the teacher answered for.
-
-How far a stored answer is off:
-
-- float16 changes a logit z by at most `2^-11 |z| + 2^-25`, hence a log-probability at temperature T by at most twice
-  the largest of these over T.
-- Of a top-k answer the tail is shared out evenly. For T >= 1 the total variation between true and restored
-  distribution at T is at most the restored tail's mass there (`tail_mass`), besides the rounding: an even tail is
-  the heaviest of its sum at any such T, so it bounds the true one.
 
 Header and shards are each moved into place when whole. A killed writer leaves shards that are missing, and nothing
 worse: the next one fills those.
@@ -23,10 +14,8 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +23,11 @@ import torch
 
 from edgekd.artifact import seal_of, write_bytes, write_json
 from edgekd.data.array_file import ArrayFile
+from edgekd.distillation.answer_records import Layout, records_of, restored_logits, tail_mass
 from edgekd.distillation.processes import join
 from edgekd.distillation.taps import require_samples_first
 from edgekd.distillation.teacher import Answers
-from edgekd.errors import DataError, ModelError, OutputError, UsageError, reading, writing
+from edgekd.errors import DataError, OutputError, UsageError, reading, writing
 from edgekd.progress import SILENT, Progress
 from edgekd.text import counted, share
 
@@ -54,77 +44,10 @@ if TYPE_CHECKING:
 SCHEMA = "edgekd.cache/1"
 SHARD_BYTES = 8_000_000
 BATCH = 128  # samples the teacher is asked for at a time
-LARGEST_HALF = 65504.0
 
 
 class OtherAnswersError(DataError):
     """A folder holds a teacher's answers to other questions than those asked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What a record holds.
-
-    Attributes:
-        samples: Records of a view.
-        views: Augmentations of a sample.
-        classes: Logits of an answer.
-        top_k: So many of them are stored; None: all.
-        features: The shape of each tapped feature, without the batch axis.
-        rows: Records in a shard.
-    """
-
-    samples: int
-    views: int
-    classes: int
-    top_k: int | None
-    features: tuple[tuple[int, ...], ...]
-    rows: int
-
-    @property
-    def dtype(self) -> np.dtype[np.void]:
-        """The record as a structured dtype."""
-        kept: list[tuple[str, str, tuple[int, ...]]]
-        if self.top_k is None:
-            kept = [("logits", "<f2", (self.classes,))]
-        else:
-            index = "<u2" if self.classes <= 2**16 else "<u4"
-            kept = [("classes", index, (self.top_k,)), ("logits", "<f2", (self.top_k,)), ("tail", "<f4", ())]
-        return np.dtype([*kept, *((f"feature{i}", "<f2", shape) for i, shape in enumerate(self.features))])
-
-    @property
-    def total_bytes(self) -> int:
-        """What all records take."""
-        return self.samples * self.views * self.dtype.itemsize
-
-    def shards(self) -> list[tuple[int, int]]:
-        """Return (view, first position) of every shard."""
-        return [(view, start) for view in range(self.views) for start in range(0, self.samples, self.rows)]
-
-    def length(self, start: int) -> int:
-        """Return how many records the shard has that begins at position `start`."""
-        return min(self.rows, self.samples - start)
-
-    def count(self, shards: Sequence[tuple[int, int]]) -> int:
-        """Return how many records those shards have."""
-        return sum(self.length(start) for _, start in shards)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {
-            "samples": self.samples,
-            "views": self.views,
-            "classes": self.classes,
-            "top_k": self.top_k,
-            "features": [list(shape) for shape in self.features],
-            "rows": self.rows,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Layout:
-        """Read what `to_json` wrote."""
-        features = tuple(tuple(shape) for shape in data["features"])
-        return cls(**{**data, "features": features})
 
 
 class StoredAnswers:
@@ -175,14 +98,9 @@ class StoredAnswers:
         if self.layout.top_k is None:
             return 0.0, 0.0
         total, largest = 0.0, 0.0
-        left = self.layout.classes - self.layout.top_k
         for view, start in self.layout.shards():
             records = self._shard(view, start)[np.arange(self.layout.length(start))]
-            kept = records["logits"].astype(np.float64) / temperature
-            even = (records["tail"].astype(np.float64) - math.log(left)) / temperature
-            # each against the largest logit: nothing overflows
-            tail = left * np.exp(even - kept.max(axis=1))
-            mass = tail / (tail + np.exp(kept - kept.max(axis=1, keepdims=True)).sum(axis=1))
+            mass = tail_mass(records, self.layout, temperature)
             total, largest = total + float(mass.sum()), max(largest, float(mass.max()))
         return total / (self.layout.samples * self.layout.views), largest
 
@@ -342,48 +260,6 @@ def _fill(
             content = io.BytesIO()
             np.save(content, shard)
             write_bytes(_shard_path(folder, view, start), content.getbuffer())
-
-
-def records_of(answers: Answers, layout: Layout) -> NDArray[np.void]:
-    """Return a batch's answers as records.
-
-    Raises:
-        ModelError: an answer is not finite, or beyond what float16 holds.
-    """
-    records = np.empty(len(answers.logits), dtype=layout.dtype)
-    logits = answers.logits.detach().float().cpu().numpy()
-    if layout.top_k is None:
-        records["logits"] = _half(logits, "logits")
-    else:
-        order = np.argsort(-logits, axis=1, kind="stable")
-        kept, rest = order[:, : layout.top_k], order[:, layout.top_k :]
-        records["classes"] = kept
-        records["logits"] = _half(np.take_along_axis(logits, kept, axis=1), "logits")
-        tail = torch.from_numpy(np.take_along_axis(logits, rest, axis=1))
-        records["tail"] = torch.logsumexp(tail, dim=1).numpy()
-    for number, feature in enumerate(answers.features):
-        records[f"feature{number}"] = _half(feature.detach().float().cpu().numpy(), "features")
-    return records
-
-
-def restored_logits(records: NDArray[np.void], layout: Layout) -> NDArray[np.float32]:
-    """Return logits (n, classes) of records: of a top-k answer with the tail shared out evenly."""
-    if layout.top_k is None:
-        return records["logits"].astype(np.float32)
-    even = records["tail"] - np.float32(math.log(layout.classes - layout.top_k))
-    logits = np.repeat(even[:, None], layout.classes, axis=1)
-    np.put_along_axis(logits, records["classes"].astype(np.int64), records["logits"].astype(np.float32), axis=1)
-    return logits
-
-
-def _half(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
-    largest = float(np.abs(values).max(initial=0))
-    if not largest <= LARGEST_HALF:
-        raise ModelError(
-            f"teacher cache: the teacher's {what} reach {largest:g}; expected finite numbers up to "
-            f"{LARGEST_HALF:,.0f}, which float16 holds. Train without distill.cache"
-        )
-    return values.astype(np.float16)
 
 
 def _read_header(folder: Path, asked: dict[str, Any]) -> tuple[Layout | None, dict[str, Any]]:

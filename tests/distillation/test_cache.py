@@ -15,7 +15,8 @@ from listening import Heard
 from edgekd.data import ArraySamples
 from edgekd.data.torch_data import TrainingBatches, Views
 from edgekd.distillation import cache
-from edgekd.distillation.cache import Layout, StoredAnswers, records_of, restored_logits, store_answers
+from edgekd.distillation.answer_records import Layout, records_of, restored_logits
+from edgekd.distillation.cache import StoredAnswers, store_answers
 from edgekd.distillation.teacher import Answers, TorchTeacher
 from edgekd.errors import DataError, ModelError, OutputError
 from edgekd.models import build
