@@ -9,10 +9,11 @@ import click
 from edgekd.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgekd.quantization.modes import Mode
+    from edgekd.quantization.result import Quantized
 
 # One option for each field of `edgekd.quantization.static.Method`, and of the same name.
 METHOD_OPTIONS = (
@@ -125,7 +126,6 @@ def command(
     from edgekd.quantization.job import MANIFEST
     from edgekd.quantization.modes import open_job
     from edgekd.quantization.static import Method
-    from edgekd.scoring import require_drop
 
     if mode != "static":
         _refuse_method(mode)
@@ -154,8 +154,16 @@ def command(
         content = {"schema": "edgekd.quantizations/1", "files": [result.to_json() for result in results.values()]}
     texts = [quantization_text(path, result.to_json(), len(result.content)) for path, result in results.items()]
     options.show_and_write(lambda: ui.say("\n".join(texts)), json_path, content)
+    if max_drop is not None:
+        _require_met(results, max_drop)
+
+
+def _require_met(results: Mapping[Path, Quantized], max_drop: float) -> None:
+    """Hold the file of every target against the gate."""
+    from edgekd.scoring import require_drop
+
     for path, result in results.items():
-        if result.evaluation is not None and max_drop is not None:
+        if result.evaluation is not None:
             reason = None if result.search is None else result.search.reason
             require_drop(result.evaluation, max_drop, f"The best attempt is at {path}.", reason=reason)
 
