@@ -56,6 +56,9 @@ class Objective(Protocol):
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Return the loss's parts by name, weighed; the loss is their sum."""
 
+    def weights(self, share: float) -> dict[str, float]:
+        """Return what parts are multiplied by when that share of the training is done; 1 where none is named."""
+
 
 class LabelObjective:
     """Cross-entropy with the labels."""
@@ -67,6 +70,10 @@ class LabelObjective:
     def __call__(self, step: Step) -> dict[str, Tensor]:
         """Return the one part, `ce`."""
         return {"ce": label_loss(step.logits, step.labels, self._label_smoothing)}
+
+    def weights(self, share: float) -> dict[str, float]:  # noqa: ARG002
+        """Return that none is multiplied."""
+        return {}
 
 
 class TeacherObjective:
@@ -127,6 +134,10 @@ class TeacherObjective:
             peers=step.peers,
         )
         return {name: term.settings.weight_at(step.share) * term(lesson) for name, term in active}
+
+    def weights(self, share: float) -> dict[str, float]:
+        """Return the weight of every term when that share of the training is done."""
+        return {name: term.settings.weight_at(share) for name, term in self._terms}
 
     def _weights(self, answers: Tensor, labels: Tensor) -> Tensor | None:
         chosen = self._confidence

@@ -52,8 +52,20 @@ class PeerObjective:
         parts: dict[str, Tensor] = {}
         for number, objective in enumerate(self._objectives):
             own = replace(step, logits=logits[number], peers=answers[everyone != number])
-            parts |= {f"{name} of student {number + 1}": part for name, part in objective(own).items()}
+            parts |= {_of_student(name, number): part for name, part in objective(own).items()}
         return parts
+
+    def weights(self, share: float) -> dict[str, float]:
+        """Return those of every student's terms."""
+        return {
+            _of_student(name, number): weight
+            for number, objective in enumerate(self._objectives)
+            for name, weight in objective.weights(share).items()
+        }
+
+
+def _of_student(part: str, number: int) -> str:
+    return f"{part} of student {number + 1}"
 
 
 def asked_once(ask: Ask) -> Ask:

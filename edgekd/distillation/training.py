@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from edgekd.recipe import TrainingSettings
 
 WHOLE = ""  # the name of the whole loss among its parts
-EXPLODED = 1e4  # a part of the loss that is so many times as large as at first (or as 1) will not come back
+EXPLODED = 1e4  # a part of the loss that is so many times as large as at first (or its weight) will not come back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,7 @@ def train_network(
             state=state,
             loader=loader,
             learner=processes.connected(learner),
+            weights=objective.weights,
             device=device,
             processes=processes,
             seed=None if processes.size == 1 and device.type == "cpu" else seed,
@@ -272,6 +273,7 @@ class _Work:
         state: All that changes.
         loader: Gives the batches.
         learner: A `_Learner`, connected to those of other processes.
+        weights: What the parts of the loss are multiplied by; see `Objective`.
         device: Where it runs.
         processes: Who takes part.
         seed: With the position it decides torch's random state in every batch; None: that is a single sequence, kept
@@ -281,6 +283,7 @@ class _Work:
     state: State
     loader: TrainingBatches
     learner: nn.Module
+    weights: Callable[[float], Mapping[str, float]]
     device: torch.device
     processes: Processes
     seed: int | None
@@ -294,6 +297,11 @@ class _Work:
     def done(self) -> int:
         """Steps that are done."""
         return self.state.epoch * self.loader.steps + self.state.step
+
+    @property
+    def share(self) -> float:
+        """The share of the training that is done."""
+        return self.done / self.total
 
 
 def _train(
@@ -332,7 +340,7 @@ def _train_epoch(work: _Work, saver: Saver, task: Task) -> None:
                 group["lr"] = learning_rate(work.done, work.total, state.settings)
             state.optimizer.zero_grad(set_to_none=True)
             losses = _backward(work, batches)
-            _watch(state, losses)
+            _watch(state, losses, work.weights(work.share))
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -356,7 +364,7 @@ def _backward(work: _Work, batches: Iterator[TensorBatch]) -> dict[str, float]:
             labels=batch.labels.to(work.device),
             positions=batch.positions,
             epoch=state.epoch,
-            share=work.done / work.total,
+            share=work.share,
         )
         with nullcontext() if number == len(weights) - 1 else work.processes.apart(work.learner):
             with work.processes.reached():
@@ -374,13 +382,16 @@ def _seed_of(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8])
 
 
-def _watch(state: State, losses: Mapping[str, float]) -> None:
-    """Stop a training whose loss is not finite or has exploded, and name the term."""
+def _watch(state: State, losses: Mapping[str, float], weights: Mapping[str, float]) -> None:
+    """Stop a training whose loss is not finite or has exploded, and name the term.
+
+    A part may begin at nearly nothing because its weight does: what it weighs now is as good a measure as 1.
+    """
     for name, value in losses.items():
         if name == WHOLE:
             continue
         first = state.first.setdefault(name, value)
-        if not math.isfinite(value) or abs(value) > EXPLODED * max(1.0, abs(first)):
+        if not math.isfinite(value) or abs(value) > EXPLODED * max(1.0, abs(first), weights.get(name, 1.0)):
             raise _Diverged(
                 f"the term {name!r} of the loss is {value:g} at epoch {state.epoch + 1}, step {state.step + 1} "
                 f"(at first {first:g}); a lower learning_rate, or a lower weight of that term, is the usual remedy"

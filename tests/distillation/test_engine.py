@@ -450,6 +450,15 @@ def test_a_term_that_explodes_is_named_and_the_best_epoch_is_kept(
         assert torch.equal(value, saved["best_weights"][name])
 
 
+@pytest.mark.parametrize("peers", [1, 2])
+def test_a_weight_that_grows_is_no_explosion(digits: Digits, net: Any, peers: int) -> None:
+    growing = {"kind": "kd", "weight": 0.0, "weight_end": 1e6}
+    mutual = [{"kind": "mutual"}] if peers > 1 else []
+    chosen = settings({"kind": "ce"}, growing, *mutual, peers=peers, learning_rate=1e-9)
+    trained = run(digits, net, chosen, peers=[net("resnet8x0.25", 2)] * (peers - 1))
+    assert trained.history[-1].loss > 1e4, "no less than the limit where weights are not looked at"
+
+
 def test_a_checkpoint_of_spoilt_weights_is_not_written(digits: Digits, net: Any, tmp_path: Path) -> None:
     """A finite loss whose step makes the weights NaN: the next loss tells, the last good checkpoint stays."""
 
