@@ -34,7 +34,7 @@ _TEMPORARY = ".partial-"
 _OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd")
 _LEFTOVER = re.compile(re.escape(_TEMPORARY) + r"[0-9a-f]{32}")
 # of a run: nothing else in it is ours
-_WRITTEN_FOLDERS = (".", "checkpoints", "answers", "answers-features", "search", "seeds")
+_WRITTEN_FOLDERS = (".", "checkpoints", "answers", "answers-features", "generations", "search", "seeds")
 
 
 def sha256_file(path: Path, kind: type[EdgekdError] = UsageError) -> str:

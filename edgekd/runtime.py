@@ -141,7 +141,7 @@ def parse_model(content: bytes, name: str) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise ModelError(f"{name}: not an .onnx file; .ort and other files cannot be quantized: {error}") from error
+        raise ModelError(f"{name}: not an .onnx file; .ort and other files cannot be taken here: {error}") from error
 
 
 def open_model(

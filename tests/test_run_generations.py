@@ -47,6 +47,18 @@ def test_generations_of_several_seeds_are_told_apart(recipe: Path) -> None:
     assert made == {"student-5-1.safetensors", "student-6-1.safetensors"}
 
 
+def test_what_a_killed_run_left_is_cleared_in_every_folder_of_it(recipe: Path) -> None:
+    overrides = ("distill.generations=2", "distill.seeds=2", "distill.cache.views=1")
+    distilled(recipe, *overrides)
+    folders = {path.parent for path in (recipe.parent / "run").rglob("*")}
+    assert {folder.name for folder in folders} == {"run", "answers", "generations", "seeds"}
+    leftovers = [folder / f".partial-{'0' * 32}" for folder in folders]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    distilled(recipe, *overrides)
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
 def test_a_later_generation_compares_a_place_with_itself(recipe: Path) -> None:
     recipe.write_text(recipe.read_text().replace('"mlp-8"', '"resnet8x0.5"').replace('"mlp-4"', '"resnet8x0.25"'))
     heard = distilled(
