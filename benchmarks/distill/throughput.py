@@ -205,7 +205,7 @@ def main() -> None:
         "threads": THREADS,
         "steps": chosen.steps,
         "target": detect_host().name,
-        "versions": library_versions(["numpy", "torch"]),
+        "versions": library_versions(["numpy", "torch", "torchdistill"]),
         **summary(measure(chosen.steps, chosen.rounds)),
     }
     write_json(chosen.results, content)
