@@ -61,7 +61,8 @@ def main() -> None:
 
 def accuracies(folder: Path, seeds: int, changes: list[str]) -> list[float]:
     """Return the test accuracy of the student of each seed."""
-    overrides = [f"distill.seeds={seeds}", "distill.control=false", "bench.duration_s=0.1", *changes]
+    length = ["distill.epochs=60", "distill.alpha=0.8"]
+    overrides = [f"distill.seeds={seeds}", "distill.control=false", "bench.duration_s=0.1", *length, *changes]
     edgekd.run(resource_folder("recipes") / "digits.toml", folder, overrides=overrides)
     report = json.loads((folder / "report.json").read_bytes())
     return [round(score, 4) for score in report["seeds"]["student"]["test_top1"]]
