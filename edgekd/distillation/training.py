@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgekd.recipe import TrainingSettings
 
 WHOLE = ""  # the name of the whole loss among its parts
+NOTHING_LEFT = "a filter of the teacher's answers (distill.confidence) that leaves none is the usual reason"
 EXPLODED = 1e4  # a part of the loss that is so many times as large as at first (or its weight) will not come back
 
 
@@ -157,6 +158,8 @@ def train_network(
         kept = _keep(state)
         if len(state.history) < settings.epochs:
             progress.note(f"{title}: stopped after epoch {len(state.history)}, the best was {state.best_epoch + 1}")
+        if not any(epoch.loss for epoch in state.history):
+            progress.note(f"{title}: the loss was 0 in every step, so nothing was learnt; {NOTHING_LEFT}")
         with user_code("the network's eval() failed"):
             module.eval()
     return Trained(

@@ -219,10 +219,15 @@ def test_answers_that_do_not_count_teach_nothing(digits: Digits, net: Any) -> No
 
     chosen = {"weight_decay": 0.0, "epochs": 1}
     before = net("resnet8x0.25", 1)
-    kept = run(digits, net, settings({"kind": "kd"}, confidence={"only_correct": True}, **chosen), Wrong()).module
+    heard = Heard()
+    filtered = settings({"kind": "kd"}, confidence={"only_correct": True}, **chosen)
+    kept = run(digits, net, filtered, Wrong(), progress=heard).module
+    assert [note for note in heard.notes if "nothing was learnt; a filter" in note]
     for name, value in before.named_parameters():
         assert torch.equal(value, dict(kept.named_parameters())[name])
-    taught = run(digits, net, settings({"kind": "kd"}, **chosen), Wrong()).module
+    heard = Heard()
+    taught = run(digits, net, settings({"kind": "kd"}, **chosen), Wrong(), progress=heard).module
+    assert heard.notes == []
     assert not torch.equal(before.conv1.weight, taught.conv1.weight)
 
 
