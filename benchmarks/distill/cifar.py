@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +32,7 @@ def images(work: Path, train: int) -> Splits:
                 f"EDGEKD_DATA must name a folder with {archive.name}: train/<class>/*.jpg and test/<class>/*.jpg"
             )
         partial = work / "cifar10.partial"
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
+        shutil.unpack_archive(archive, partial)
         partial.rename(folder)
     settings = ImageFolderData(
         source="image-folder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tarfile
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,8 +71,7 @@ def write(path: Path) -> None:
 def images(folder: Path) -> tuple[ImageSamples, ImageSamples]:
     """Return the samples that calibrate and those that judge, drawn with a fixed seed."""
     archive = Path(os.environ["EDGEKD_DATA"]) / "imagenet-sample.tar"
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    shutil.unpack_archive(archive, folder)
     samples: Any = open_data(folder / "imagenet-sample", inputs=["input"], contract=CONTRACT, labels="prefix")
     order = np.random.default_rng(0).permutation(len(samples))
     parts = np.sort(order[:CALIBRATION]), np.sort(order[CALIBRATION:])

@@ -7,7 +7,7 @@ EDGEKD_DATA. Seeds are fixed; the test split judges.
 from __future__ import annotations
 
 import os
-import tarfile
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +54,7 @@ def fashion_mnist(folder: Path) -> Study:
 
 def cifar10(folder: Path) -> Study:
     """Prepare resnet8 on CIFAR-10, from 20,000 images."""
-    with tarfile.open(Path(os.environ["EDGEKD_DATA"]) / "cifar10-imagefolder.tar.gz") as tar:
-        tar.extractall(folder, filter="data")
+    shutil.unpack_archive(Path(os.environ["EDGEKD_DATA"]) / "cifar10-imagefolder.tar.gz", folder)
     path = next(path.parent for path in folder.rglob("train") if path.is_dir())
     data = ImageFolderData(
         source="image-folder", path=path, train=20_000, validation=2_000, calibration=256, crop_padding=4, flip=True

@@ -1,11 +1,11 @@
 // Asks single parts of the C++ package, so that a test can compare their answers.
 
 #include <fstream>
+#include <future>
 #include <iomanip>
 #include <iostream>
 #include <iterator>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "edgekd/self_test.hpp"
@@ -104,16 +104,15 @@ void sha256(const Arguments& files) {
 void classify(const Arguments& given) {
   const edgekd::Bundle bundle(given[0], {given[1]});
   const std::string pixels = content(given[2]);
-  std::vector<std::vector<edgekd::Score>> found(2);
-  std::vector<std::thread> threads;
+  std::vector<std::future<std::vector<edgekd::Score>>> found(2);
   for (auto& scores : found) {
-    threads.emplace_back([&] {
-      scores = bundle.classify(reinterpret_cast<const std::uint8_t*>(pixels.data()), std::stoul(given[3]),
-                               std::stoul(given[4]), std::stoul(given[6]), std::stoul(given[5]));
+    scores = std::async(std::launch::async, [&] {
+      return bundle.classify(reinterpret_cast<const std::uint8_t*>(pixels.data()), std::stoul(given[3]),
+                             std::stoul(given[4]), std::stoul(given[6]), std::stoul(given[5]));
     });
   }
-  for (auto& thread : threads) thread.join();
-  for (const auto& scores : found) {
+  for (auto& answer : found) {
+    const auto scores = answer.get();
     std::cout << std::setprecision(17) << "[";
     const char* between = "";
     for (const auto& score : scores) {
