@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-WORTH = 5e8
-"""Floating-point operations of a pass for each thread. On two cores, training small residual networks in batches of
-64, the second thread gave a factor of 0.9 at 0.07e9 operations a step, 1.1 at 0.3e9, 1.35 at 1 to 2.4e9 and 1.75 at
-4e9."""
+WORTH = 8e6
+"""Floating-point operations of a layer in a pass, for each thread. On two idle cores, training residual networks,
+MobileNetV2 and perceptrons in batches of 64, the second thread gave a factor of 0.9 to 1.2 at up to 5e6 operations
+a layer, 1.3 to 1.5 at 10 to 17e6 and 1.6 to 1.8 from 30e6 on; on busy ones it costs far more than the least of
+these gain."""
 BACKWARD = 2
 """Of a backward pass, in forward passes: one for the gradients of the inputs, one for those of the weights."""
 
@@ -48,7 +49,8 @@ def threads_worth(module: nn.Module, inputs: Tensor, samples: int, *, trains: bo
     except Exception:  # noqa: BLE001  where a network fails is told when it is needed, not when it is weighed
         return available
     operations: float = counter.get_total_flops() / len(inputs) * samples * (1 + BACKWARD * trains)
-    return max(1, min(available, round(operations / WORTH)))
+    layers = sum(1 for layer in module.modules() if not any(layer.children()))
+    return max(1, min(available, round(operations / layers / WORTH)))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-INPUTS = torch.zeros(2, 1000)
+INPUTS = torch.zeros(2, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -45,24 +45,30 @@ class Watched(nn.Module):
 
 
 def samples_worth(threads: float) -> int:
-    """Return so many samples that their forward pass through `Linear(1000, 1000)` is worth so many threads."""
-    return round(threads * WORTH / (2 * 1000 * 1000))
+    """Return so many samples that their forward pass through `Linear(100, 100)` is worth so many threads."""
+    return round(threads * WORTH / (2 * 100 * 100))
 
 
 @pytest.mark.parametrize(("worth", "threads"), [(0.01, 1), (1.4, 1), (1.6, 2), (2.6, 3), (100, 4)])
 def test_a_thread_for_so_many_operations_and_never_more_than_there_are(worth: float, threads: int) -> None:
-    assert threads_worth(nn.Linear(1000, 1000), INPUTS, samples_worth(worth)) == threads
+    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(worth)) == threads
+
+
+def test_threads_wait_after_every_layer_so_more_layers_need_more_work() -> None:
+    layers = nn.Sequential(nn.Linear(100, 100), *[nn.ReLU()] * 3)
+    assert threads_worth(layers, INPUTS, samples_worth(2)) == 1
+    assert threads_worth(layers, INPUTS, samples_worth(8)) == 4
 
 
 def test_a_backward_pass_counts_twice() -> None:
-    assert threads_worth(nn.Linear(1000, 1000), INPUTS, samples_worth(1), trains=True) == 3
+    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(1), trains=True) == 3
 
 
 def test_a_network_is_left_as_it_was() -> None:
-    module = nn.Sequential(nn.BatchNorm1d(1000), nn.Dropout(), nn.Linear(1000, 1000))
+    module = nn.Sequential(nn.BatchNorm1d(100), nn.Dropout(), nn.Linear(100, 100))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     random = torch.get_rng_state()
-    threads_worth(module, torch.ones(2, 1000), 64)
+    threads_worth(module, torch.ones(2, 100), 64)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(child.training for child in module.modules())
     assert all(parameter.requires_grad for parameter in module.parameters())
@@ -74,14 +80,14 @@ def test_a_network_that_cannot_be_run_so_keeps_what_torch_takes() -> None:
 
 
 def test_where_torch_takes_one_thread_the_network_is_not_run() -> None:
-    module = Watched(1000)
+    module = Watched(100)
     with on_threads(1):
         assert threads_worth(module, INPUTS, 10**9) == 1
     assert module.seen == []
 
 
 def test_a_small_teacher_answers_on_one_thread() -> None:
-    module = Watched(1000)
+    module = Watched(100)
     with TorchTeacher(module).ready(torch.device("cpu"), []) as ask:
         ask(INPUTS, torch.arange(2), 0)
     assert module.seen[-1] == 1
