@@ -94,8 +94,8 @@ def sentences(findings: Findings) -> list[str]:
     if "control" in models:
         told += help_sentences(run)
         told.append(
-            f"It agrees with the teacher on {share(models['control']['agreement_teacher'])} of the samples, the "
-            f"distilled one on {share(models['student-fp32']['agreement_teacher'])}."
+            f"The control in the table agrees with the teacher on {share(models['control']['agreement_teacher'])} of "
+            f"the samples, the distilled student on {share(models['student-fp32']['agreement_teacher'])}."
         )
     told += transfer_sentences(run)
     gate = run["gate"]

@@ -129,7 +129,7 @@ def test_a_run(tmp_path: Path, run_folder: Path) -> None:
     for told in (
         "40.0x smaller than the teacher's and 3.00 points less accurate",
         "(the control) is 2.00 points less accurate than the distilled one; one such figure has a standard error of 1.09",
-        "It agrees with the teacher on 95.00 % of the samples, the distilled one on 97.00 %",
+        "The control in the table agrees with the teacher on 95.00 % of the samples, the distilled student on 97.00 %",
         "The gate (2.00 % at most) is met: INT8 lost 1.00 %",
         "Latencies on local were measured under bad conditions: tainted: other work",
         "student int8 25,000 100.0 kB 96.00 % 96.00 % 98.00 % 25.0 dB 0.25 ms 0.275 ms 50.0 MB 0.500 [0.400, 0.600] faster",
