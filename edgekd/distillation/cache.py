@@ -7,7 +7,8 @@ Augmentation is replayed, not stored: view v of a sample is drawn from (seed, v,
 the pixels that the teacher answered for.
 
 Header and shards are each moved into place when whole. A killed writer leaves shards that are missing, and nothing
-worse: the next one fills those.
+worse: the next one fills those. A CRC-32 of its records follows them in each shard, and is compared before the first
+answer is looked up: what a disk has damaged is asked again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zlib
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 
 from edgekd.artifact import seal_of, write_bytes, write_json
-from edgekd.data.array_file import ArrayFile
+from edgekd.data.array_file import PIECE_BYTES, ArrayFile
 from edgekd.distillation.answer_records import Layout, records_of, restored_logits, tail_mass
 from edgekd.distillation.processes import join
 from edgekd.distillation.taps import require_samples_first
@@ -259,6 +261,7 @@ def _fill(
                 task.advance(len(rows))
             content = io.BytesIO()
             np.save(content, shard)
+            content.write(_checksum(io.BytesIO(shard.tobytes()), shard.nbytes))
             write_bytes(_shard_path(folder, view, start), content.getbuffer())
 
 
@@ -306,11 +309,19 @@ def _sound_shard(folder: Path, layout: Layout, view: int, start: int) -> int | N
         if np.lib.format.read_magic(file) != (1, 0):
             return None
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset, length = file.tell(), layout.length(start)
-        whole = file.seek(0, io.SEEK_END) >= offset + length * dtype.itemsize
-        if dtype == layout.dtype and shape == (length,) and whole:
-            return offset
+        offset = file.tell()
+        if dtype == layout.dtype and shape == (layout.length(start),):
+            checksum = _checksum(file, layout.length(start) * dtype.itemsize)
+            return offset if file.read(len(checksum) + 1) == checksum else None
     return None
+
+
+def _checksum(file: BinaryIO, size: int) -> bytes:
+    """Return the CRC-32 of the next `size` bytes of a file."""
+    found = 0
+    while size > 0 and (piece := file.read(min(size, PIECE_BYTES))):
+        found, size = zlib.crc32(piece, found), size - len(piece)
+    return found.to_bytes(4, "little")
 
 
 def _shard_path(folder: Path, view: int, start: int) -> Path:

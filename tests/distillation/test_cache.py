@@ -138,6 +138,25 @@ def test_a_damaged_shard_is_filled_anew(tmp_path: Path) -> None:
     assert second.asked == 10 + 3 + 10
 
 
+def test_a_flipped_bit_in_a_shard_is_noticed_and_asked_again(tmp_path: Path) -> None:
+    store(tmp_path)
+    before = contents(tmp_path)
+    shard = tmp_path / "0001-000000000.npy"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    stored = store(tmp_path)
+    shard.write_bytes(content)
+    with (
+        stored.ready(CPU, TAPS) as looked_up,
+        pytest.raises(DataError, match=r"000000\.npy: missing or damaged"),
+    ):
+        looked_up(torch.zeros(0), torch.arange(10), 1)
+    second = Counting()
+    store(tmp_path, second)
+    assert contents(tmp_path) == before
+    assert second.asked == 10
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -319,7 +338,7 @@ def test_the_size_is_said_before_it_starts(tmp_path: Path) -> None:
         f"teacher cache: 53 samples x 3 views of 10 bytes, {size / 1e6:.1f} MB; {size / 1e6:.1f} MB of it to write",
         "ask the teacher: 0 of 159",
     ]
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) == size + 18 * 128
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) == size + 18 * (128 + 4)
 
 
 @pytest.mark.parametrize("taps", [(), ("flatten",), ("flatten", "layer2"), ("flatten", "flatten")])
