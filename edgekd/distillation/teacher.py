@@ -86,11 +86,12 @@ class TorchTeacher:
     def ready(self, device: torch.device, taps: Sequence[str]) -> Iterator[Ask]:
         """Be ready to be asked; see `Teacher`."""
         module, threads = self._module, dict[int, int]()
+        available = torch.get_num_threads()  # asked later, while a student trains, torch would tell the student's
 
         def ask(inputs: Tensor, positions: Tensor, epoch: int) -> Answers:  # noqa: ARG001
             samples = len(inputs)
             if samples not in threads:
-                threads[samples] = threads_worth(module, inputs[:2], samples)
+                threads[samples] = threads_worth(module, inputs[:2], samples, available=available)
             with torch.no_grad(), on_threads(threads[samples]):
                 logits = run_logits(module, inputs, "the teacher")
             return Answers(logits, features.take())

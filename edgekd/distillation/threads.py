@@ -31,16 +31,16 @@ BACKWARD = 2
 
 
 @torch.no_grad()
-def threads_worth(module: nn.Module, inputs: Tensor, samples: int, *, trains: bool = False) -> int:
-    """Return how many threads a pass is worth: at least one, at most as many as torch would take.
+def threads_worth(module: nn.Module, inputs: Tensor, samples: int, *, available: int, trains: bool = False) -> int:
+    """Return how many threads a pass is worth: at least one, at most those available.
 
     Args:
-        module: It is run once in eval mode, unless torch takes one thread anyway; its state is restored.
+        module: It is run once in eval mode, unless one thread is available; its state is restored.
         inputs: A few samples, float32 (N, ...).
         samples: Of a pass.
+        available: What torch takes by itself.
         trains: Whether there is a backward pass, too.
     """
-    available = torch.get_num_threads()
     if available == 1 or inputs.device.type != "cpu":
         return available
     try:

@@ -135,7 +135,11 @@ def train_network(
     learner = _Learner(module, objective, _Classes(samples, judges), settings.precision)
     with torch.random.fork_rng(), placed(module, device), placed(objective.learnt, device):
         threads = threads_worth(
-            module, next(tensor_batches(judges, 2)).inputs, -(-settings.batch_size // processes.size), trains=True
+            module,
+            next(tensor_batches(judges, 2)).inputs,
+            -(-settings.batch_size // processes.size),
+            available=torch.get_num_threads(),
+            trains=True,
         )
         torch.manual_seed(seed)
         state = State(module, objective.learnt, settings, device)

@@ -51,24 +51,24 @@ def samples_worth(threads: float) -> int:
 
 @pytest.mark.parametrize(("worth", "threads"), [(0.01, 1), (1.4, 1), (1.6, 2), (2.6, 3), (100, 4)])
 def test_a_thread_for_so_many_operations_and_never_more_than_there_are(worth: float, threads: int) -> None:
-    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(worth)) == threads
+    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(worth), available=4) == threads
 
 
 def test_threads_wait_after_every_layer_so_more_layers_need_more_work() -> None:
     layers = nn.Sequential(nn.Linear(100, 100), *[nn.ReLU()] * 3)
-    assert threads_worth(layers, INPUTS, samples_worth(2)) == 1
-    assert threads_worth(layers, INPUTS, samples_worth(8)) == 4
+    assert threads_worth(layers, INPUTS, samples_worth(2), available=4) == 1
+    assert threads_worth(layers, INPUTS, samples_worth(8), available=4) == 4
 
 
 def test_a_backward_pass_counts_twice() -> None:
-    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(1), trains=True) == 3
+    assert threads_worth(nn.Linear(100, 100), INPUTS, samples_worth(1), available=4, trains=True) == 3
 
 
 def test_a_network_is_left_as_it_was() -> None:
     module = nn.Sequential(nn.BatchNorm1d(100), nn.Dropout(), nn.Linear(100, 100))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     random = torch.get_rng_state()
-    threads_worth(module, torch.ones(2, 100), 64)
+    threads_worth(module, torch.ones(2, 100), 64, available=4)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(child.training for child in module.modules())
     assert all(parameter.requires_grad for parameter in module.parameters())
@@ -76,13 +76,12 @@ def test_a_network_is_left_as_it_was() -> None:
 
 
 def test_a_network_that_cannot_be_run_so_keeps_what_torch_takes() -> None:
-    assert threads_worth(nn.Linear(3, 3), INPUTS, 1) == 4
+    assert threads_worth(nn.Linear(3, 3), INPUTS, 1, available=4) == 4
 
 
 def test_where_torch_takes_one_thread_the_network_is_not_run() -> None:
     module = Watched(100)
-    with on_threads(1):
-        assert threads_worth(module, INPUTS, 10**9) == 1
+    assert threads_worth(module, INPUTS, 10**9, available=1) == 1
     assert module.seen == []
 
 
@@ -102,3 +101,14 @@ def test_a_small_student_trains_on_one_thread_and_the_callers_number_comes_back(
     assert weighed == 4
     assert set(passes) == {1}
     assert torch.get_num_threads() == 4
+
+
+def test_a_large_teacher_keeps_its_threads_beside_a_small_student() -> None:
+    teacher = nn.Sequential(nn.Linear(8, 3000), nn.Linear(3000, 3000), Watched(3000))
+    data = {"input": np.eye(8, dtype=np.float32), "labels": np.arange(8) % 2}
+    student = Watched(8)
+    distill(student, teacher, data, data, settings=DistillSettings(epochs=1, batch_size=8))
+    assert student.seen[-1] == 1
+    weighed, *passes = teacher[2].seen
+    assert weighed == 1
+    assert set(passes) == {4}
