@@ -76,7 +76,7 @@ def train_plainly(
     student.train()
     parts = torch.arange(len(images)).split(256) if stored else ()
     known = [answer(teacher, images.normalised(part.tolist())) for part in parts]
-    answers = torch.cat(known).clone() if stored else None
+    answers = torch.cat(known) if stored else None
     start = time.perf_counter()
     for step, (inputs, labels, numbers) in enumerate(loader):
         taught = answer(teacher, inputs) if answers is None else answers[numbers]

@@ -7,7 +7,7 @@ until the statistics of every batch normalisation's input are those that the tea
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -118,8 +118,7 @@ def roughness(images: Tensor) -> Tensor:
 
 
 def _normalisations(module: nn.Module) -> list[Normalisation]:
-    found = (layer for layer in module.modules() if isinstance(layer, get_args(Normalisation)))
-    return [layer for layer in found if layer.track_running_stats]
+    return [layer for layer in module.modules() if isinstance(layer, Normalisation) and layer.track_running_stats]
 
 
 def _invert(
